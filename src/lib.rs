@@ -1,0 +1,32 @@
+//! imds-guard stands between a virtual machine's processes and its instance metadata service.
+//!
+//! One request is one sentence, and each noun is one type in one room:
+//!
+//! > A [`caller::Caller`] asks an [`cloud::Endpoint`] for a [`request::Target`]; the [`policy::Policy`] gives a
+//! > [`policy::Decision`]; the [`policy::Mode`] makes it an action; an `audit::Event` tells it.
+//!
+//! ```text
+//! client -- nft redirect --> listener - Flow{client, original destination} --> stamps - Caller <- processes (keeper)
+//!                               |                                                |
+//!                     gate - raw head -> hyper http1 -> Target ------------------+
+//!                                                                                v
+//!                                          Policy::decide - Decision -> Mode - Permit | Refusal
+//!                                                                                |
+//!                      upstream::forward(Permit, request)  <---------------------+---->  reply::refuse(Refusal)
+//!                                 |                                              v
+//!                      streamed response                              Event -> sink, metrics
+//! ```
+//!
+//! The rooms, from the pure core outwards:
+//!
+//! * [`request`]: bytes of a head to one normal form, or the reason why there is none. No I/O.
+//! * [`cloud`]: which addresses, paths and refusal answers each cloud has. Data, no I/O after loading.
+//! * [`policy`]: who may touch what. No I/O, no clock.
+//! * [`caller`]: what the kernel and procfs say about the process behind a connection.
+//! * [`audit`]: the record, one JSON line for each request.
+//! * [`redirect`]: the nftables table that leads connections here.
+//! * [`proxy`]: the unprivileged half. It reads what callers write.
+//! * [`keeper`]: the privileged half. It never does.
+//! * [`cli`] and [`cmd`]: the command line.
+
+pub mod request;

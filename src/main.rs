@@ -1,0 +1,3 @@
+//! The `imds-guard` program.
+
+fn main() {}
