@@ -29,4 +29,5 @@
 //! * [`keeper`]: the privileged half. It never does.
 //! * [`cli`] and [`cmd`]: the command line.
 
+pub mod cloud;
 pub mod request;

@@ -1,0 +1,331 @@
+//! The clouds that were chosen, and every question that the rest of the program asks about them.
+//!
+//! # What a target touches
+//!
+//! Only the clouds that serve the endpoint judge. Within one cloud the closest row without a condition gives
+//! the classes, and the closest rows whose condition holds add theirs; a method that the row does not list
+//! adds `write`. Across clouds it is the union over those that know the path, so that a machine whose cloud
+//! is in doubt is judged by the strictest; `unknown` is left for what none of them knows.
+//!
+//! # When clouds disagree about a door
+//!
+//! An endpoint is read as HTTP only if every chosen cloud that serves it says so. One that speaks TLS or
+//! HTTP/2 there makes it opaque: reading such bytes as HTTP would break them in audit mode, whereas an opaque
+//! door still refuses strangers in enforce mode.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use crate::request::{Host, Target};
+
+use super::additions::{self, AddedEndpoint, AddedResource, AdditionError};
+use super::asked::Asked;
+use super::builtin;
+use super::class::{Class, Classes};
+use super::detect::Dmi;
+use super::endpoint::{Door, Endpoint};
+use super::index::{Doorway, Index};
+use super::load::LoadError;
+use super::refusal::{self, Answer};
+use super::service::{Cloud, Served};
+
+/// Which clouds to judge by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// By what the firmware says.
+    Auto,
+    /// Every one that is known, at all its addresses.
+    All,
+    /// These, by id or family.
+    Named(Vec<String>),
+}
+
+/// Why there is no such catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CatalogueError {
+    /// No cloud has that id or family.
+    #[error("there is no cloud `{name}`; known are {known}")]
+    UnknownCloud {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// A list that names nothing.
+    #[error("no cloud is named")]
+    Nothing,
+    /// What a policy adds does not fit.
+    #[error(transparent)]
+    Addition(#[from] AdditionError),
+    /// More rows than the index can number.
+    #[error("there are too many clouds or resources")]
+    TooMany,
+}
+
+/// The clouds chosen, plus what a policy adds.
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    pub(super) clouds: Vec<Arc<Cloud>>,
+    /// Nobody knows which cloud this is: only the address that most of them share is theirs.
+    pub(super) shared_only: bool,
+    /// Endpoints of a policy that no single cloud owns.
+    pub(super) common: Vec<Served>,
+    index: Index,
+}
+
+/// A set of clouds.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug, Default)]
+pub struct CloudSet(u64);
+
+impl CloudSet {
+    pub(super) const fn with(self, number: u8) -> Self {
+        Self(self.0 | 1 << number)
+    }
+
+    const fn has(self, number: u8) -> bool {
+        self.0 >> number & 1 == 1
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Their ids; what a policy added itself appears as `policy`.
+    pub fn iter(self) -> impl Iterator<Item = &'static str> {
+        builtin::FILES
+            .iter()
+            .map(|(id, _)| *id)
+            .zip(0..)
+            .chain([(additions::ID, additions::NUMBER)])
+            .filter(move |(_, number)| self.has(*number))
+            .map(|(id, _)| id)
+    }
+}
+
+/// What a target touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts, each asked for by name elsewhere")]
+pub struct Touched {
+    /// The classes, never none: all of them must be allowed.
+    pub classes: Classes,
+    /// The clouds that know the path.
+    pub clouds: CloudSet,
+    /// The answer cannot change while the machine runs.
+    pub constant: bool,
+    /// The answer may wait for a change, for as long as it takes.
+    pub long_poll: bool,
+    /// The path, or its query, is itself a secret: logs hold a digest of both.
+    pub secret_path: bool,
+    /// The answer mixes classes, and the catalogue says which member belongs to which.
+    pub aggregate: bool,
+}
+
+impl Touched {
+    /// What a target touches that no catalogue knows, or that could not be read.
+    #[must_use]
+    pub const fn unknown() -> Self {
+        Self {
+            classes: Classes::of(Class::Unknown),
+            clouds: CloudSet(0),
+            constant: false,
+            long_poll: false,
+            secret_path: false,
+            aggregate: false,
+        }
+    }
+}
+
+static BUILTIN: LazyLock<Catalogue> = LazyLock::new(|| {
+    #[expect(
+        clippy::expect_used,
+        reason = "the files are part of the program, and a test loads each of them"
+    )]
+    load_builtin().expect("the built-in catalogues load")
+});
+
+fn load_builtin() -> Result<Catalogue, BuiltinError> {
+    let clouds = builtin::load_all()?.into_iter().map(Arc::new).collect();
+    Ok(Catalogue::assemble(clouds, false, Vec::new())?)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BuiltinError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Assemble(#[from] CatalogueError),
+}
+
+impl Catalogue {
+    /// Every cloud that is known, at all its addresses.
+    #[must_use]
+    pub fn builtin() -> &'static Self {
+        &BUILTIN
+    }
+
+    /// The ids of the clouds on which a machine with these strings runs; more than one where a cloud has
+    /// several services, none where nothing fits.
+    #[must_use]
+    pub fn detect(dmi: &Dmi) -> Vec<&'static str> {
+        let matching = |cloud: &&Arc<Cloud>| cloud.signatures.iter().any(|signature| signature.matches(dmi));
+        Self::builtin().clouds.iter().filter(matching).map(|cloud| cloud.id).collect()
+    }
+
+    /// What a policy's choice comes to, given what was detected.
+    ///
+    /// With nothing detected, every cloud judges, at the shared address only: the other addresses might
+    /// belong to something harmless here, and the worst that the shared one can be is another cloud's
+    /// service.
+    pub fn choose(selection: &Selection, detected: &[impl AsRef<str>]) -> Result<Self, CatalogueError> {
+        let all = Self::builtin();
+        match selection {
+            Selection::All => Ok(all.clone()),
+            Selection::Named(names) => all.select(names),
+            Selection::Auto if detected.is_empty() => Self::assemble(all.clouds.clone(), true, Vec::new()),
+            Selection::Auto => {
+                all.select(&detected.iter().map(|id| id.as_ref().to_owned()).collect::<Vec<_>>())
+            }
+        }
+    }
+
+    /// Those of its clouds that have one of the names as id or family.
+    pub fn select(&self, names: &[String]) -> Result<Self, CatalogueError> {
+        if names.is_empty() {
+            return Err(CatalogueError::Nothing);
+        }
+        if let Some(name) = names.iter().find(|name| !self.clouds.iter().any(|cloud| cloud.answers_to(name)))
+        {
+            let known: Vec<&str> = self.clouds.iter().map(|cloud| cloud.id).collect();
+            return Err(CatalogueError::UnknownCloud { name: name.clone(), known: known.join(", ") });
+        }
+        let wanted = |cloud: &&Arc<Cloud>| names.iter().any(|name| cloud.answers_to(name));
+        let clouds = self.clouds.iter().filter(wanted).cloned().collect();
+        Self::assemble(clouds, self.shared_only, self.common.clone())
+    }
+
+    /// The same with what a policy adds.
+    pub fn with_additions(
+        self,
+        endpoints: &[AddedEndpoint],
+        resources: &[AddedResource],
+    ) -> Result<Self, CatalogueError> {
+        let (clouds, common) = additions::add(&self, endpoints, resources)?;
+        Self::assemble(clouds, self.shared_only, common)
+    }
+
+    fn assemble(
+        clouds: Vec<Arc<Cloud>>,
+        shared_only: bool,
+        common: Vec<Served>,
+    ) -> Result<Self, CatalogueError> {
+        let doors = doors(&clouds, shared_only, &common);
+        let index = Index::new(&clouds, doors).ok_or(CatalogueError::TooMany)?;
+        Ok(Self { clouds, shared_only, common, index })
+    }
+
+    /// The clouds.
+    #[must_use]
+    pub fn clouds(&self) -> &[Arc<Cloud>] {
+        &self.clouds
+    }
+
+    /// The cloud with that id.
+    #[must_use]
+    pub fn cloud(&self, id: &str) -> Option<&Cloud> {
+        self.clouds.iter().find(|cloud| cloud.id == id).map(|cloud| &**cloud)
+    }
+
+    /// What the redirect must catch, in order. What a cloud's file keeps from it is not among them.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let mut wanted: Vec<Endpoint> =
+            self.index.doors().filter(|(_, door)| door.intercept).map(|(endpoint, _)| *endpoint).collect();
+        wanted.sort_unstable();
+        wanted
+    }
+
+    /// Whether any chosen cloud answers there.
+    #[must_use]
+    pub fn serves(&self, endpoint: Endpoint) -> bool {
+        self.index.doorway(endpoint).is_some()
+    }
+
+    /// How bytes are treated there. Where nobody serves there is nothing to read, hence opaque.
+    #[must_use]
+    pub fn door(&self, endpoint: Endpoint) -> Door {
+        self.index.doorway(endpoint).map_or(Door::Opaque, |doorway| doorway.door)
+    }
+
+    /// Whether a Host header names this endpoint: its own address, or a name of a cloud that serves it, each
+    /// with or without its port. Anything else is a name that somebody pointed here (DNS rebinding).
+    #[must_use]
+    pub fn names_host(&self, endpoint: Endpoint, host: &Host) -> bool {
+        match host {
+            Host::Ip(addr, port) => addr.to_canonical() == endpoint.addr && is_port(*port, endpoint),
+            Host::Name(name, port) => {
+                is_port(*port, endpoint)
+                    && self.serving(endpoint).any(|cloud| cloud.hostnames.iter().any(|own| own == name))
+            }
+        }
+    }
+
+    /// What the target touches at the endpoint.
+    #[must_use]
+    pub fn classify(&self, endpoint: Endpoint, target: &Target) -> Touched {
+        self.index.classify(&self.clouds, endpoint, target)
+    }
+
+    /// What to tell a client whose request is refused.
+    #[must_use]
+    pub fn refusal(&self, asked: &Asked) -> Answer {
+        let serving: Vec<&Cloud> = self.serving(asked.endpoint).filter(|cloud| !cloud.is_policy()).collect();
+        let knowing: Vec<&Cloud> =
+            serving.iter().copied().filter(|cloud| asked.touched.clouds.has(cloud.number)).collect();
+        refusal::answer(asked, &knowing, &serving)
+    }
+
+    fn serving(&self, endpoint: Endpoint) -> impl Iterator<Item = &Cloud> {
+        let serving = self.index.doorway(endpoint).map_or(0, |doorway| doorway.serving);
+        self.clouds
+            .iter()
+            .enumerate()
+            .filter(move |(at, _)| serving >> at & 1 == 1)
+            .map(|(_, cloud)| &**cloud)
+    }
+}
+
+fn is_port(named: Option<u16>, endpoint: Endpoint) -> bool {
+    named.is_none_or(|port| port == endpoint.port)
+}
+
+/// Who answers where. An endpoint is caught if any cloud there wants it caught.
+fn doors(clouds: &[Arc<Cloud>], shared_only: bool, common: &[Served]) -> HashMap<Endpoint, Doorway> {
+    let mut doors: HashMap<Endpoint, Doorway> = HashMap::new();
+    let everybody = if clouds.len() >= 64 { u64::MAX } else { (1 << clouds.len()) - 1 };
+    let own = clouds.iter().enumerate().flat_map(|(at, cloud)| {
+        let theirs =
+            |served: &&Served| !shared_only || served.added || served.endpoint.addr == Endpoint::SHARED;
+        cloud.served.iter().filter(theirs).map(move |served| (1 << at, served))
+    });
+    for (serving, served) in own.chain(common.iter().map(|served| (everybody, served))) {
+        let doorway = doors.entry(served.endpoint).or_insert(Doorway {
+            serving: 0,
+            door: Door::Http,
+            intercept: false,
+        });
+        doorway.serving |= serving;
+        doorway.intercept |= served.intercept;
+        if served.door == Door::Opaque {
+            doorway.door = Door::Opaque;
+        }
+    }
+    // What a policy says about paths, it says at every endpoint.
+    if let Some(at) = clouds.iter().position(|cloud| cloud.is_policy()) {
+        for doorway in doors.values_mut() {
+            doorway.serving |= 1 << at;
+        }
+    }
+    doors
+}

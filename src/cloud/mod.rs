@@ -1,0 +1,36 @@
+//! What the clouds serve: addresses, paths and their classes, session tokens, refusal answers.
+//!
+//! One file under `clouds/` per service, compiled in; a policy may add to them. Everything here is pure:
+//! loading parses text that is part of the program, and detection is a function of strings that somebody else
+//! read.
+//!
+//! * [`catalogue`]: the clouds that were chosen, and every question that the rest of the program asks about
+//!   them.
+//! * [`asked`]: one request in the words of the catalogue; the policy decides about this.
+//! * [`refusal`]: what a refused client is told, so that it gives up instead of trying again.
+//! * [`service`]: one cloud as its file describes it, after [`load`] found nothing wrong with it.
+
+pub mod additions;
+pub mod asked;
+mod builtin;
+pub mod catalogue;
+pub mod class;
+pub mod detect;
+pub mod endpoint;
+mod index;
+pub mod load;
+pub mod pattern;
+pub mod refusal;
+pub mod service;
+mod source;
+pub mod table;
+
+pub use additions::{AddedEndpoint, AddedResource};
+pub use asked::Asked;
+pub use catalogue::{Catalogue, CatalogueError, CloudSet, Selection, Touched};
+pub use class::{Class, Classes};
+pub use detect::Dmi;
+pub use endpoint::{Door, Endpoint};
+pub use pattern::{PathPattern, PatternError};
+pub use refusal::Answer;
+pub use service::Cloud;
