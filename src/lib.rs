@@ -29,5 +29,6 @@
 //! * [`keeper`]: the privileged half. It never does.
 //! * [`cli`] and [`cmd`]: the command line.
 
+pub mod caller;
 pub mod cloud;
 pub mod request;
