@@ -31,4 +31,5 @@
 
 pub mod caller;
 pub mod cloud;
+pub mod policy;
 pub mod request;

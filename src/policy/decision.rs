@@ -1,0 +1,176 @@
+//! A decision, what the mode makes of it, and the permit without which nothing is forwarded.
+
+use std::sync::Arc;
+
+use super::reason::Reason;
+use crate::cloud::Asked;
+use crate::request::{RawHead, Target};
+
+/// Whether a denial is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Nothing is refused; what would have been is recorded.
+    Audit,
+    /// What is denied is refused.
+    Enforce,
+}
+
+impl Mode {
+    /// The name that policies and events use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
+/// What the policy says about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It may pass.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// The policy's answer for one request of one caller.
+///
+/// Its fields are private, so that no code outside this room can turn a denial into a permit by writing to one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a decision means nothing until `act` makes it a permit or a refusal"]
+pub struct Decision {
+    pub(super) verdict: Verdict,
+    pub(super) reason: Reason,
+    pub(super) rule: Option<Arc<str>>,
+    pub(super) agent: Option<Arc<str>>,
+    pub(super) mode: Mode,
+}
+
+impl Decision {
+    /// Allow or deny.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The rule that decided, if one did.
+    #[must_use]
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        self.rule.as_ref()
+    }
+
+    /// The agent that the caller is, if it is one; of several, one that was needed for the verdict, then one that
+    /// lives in a certain cgroup, then the first by name.
+    #[must_use]
+    pub fn agent(&self) -> Option<&Arc<str>> {
+        self.agent.as_ref()
+    }
+
+    /// The mode that holds for this decision: the deciding rule's own, or the policy's.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether the request is denied and passes all the same.
+    #[must_use]
+    pub fn would_deny(&self) -> bool {
+        self.verdict == Verdict::Deny && self.mode == Mode::Audit
+    }
+
+    /// Makes the decision an action. The only place where a [`Permit`] comes from.
+    ///
+    /// Under enforce what was judged is what is sent, so without a target there is nothing to send, and the
+    /// answer is a refusal whatever the verdict says.
+    #[must_use = "dropping the action answers nobody"]
+    pub fn act(self, asked: Asked) -> Action {
+        match (self.mode, self.verdict, asked.target) {
+            (Mode::Enforce, Verdict::Allow, Ok(target)) => {
+                Action::Forward(Permit { decision: self, what: What::Rebuilt(target) })
+            }
+            (Mode::Enforce, Verdict::Allow | Verdict::Deny, _) => Action::Refuse(Refusal { decision: self }),
+            (Mode::Audit, Verdict::Allow | Verdict::Deny, _) => {
+                Action::Forward(Permit { decision: self, what: What::AsItCame(asked.head) })
+            }
+        }
+    }
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// It goes upstream.
+    Forward(Permit),
+    /// The caller is told no.
+    Refuse(Refusal),
+}
+
+/// The right to send one request upstream.
+#[derive(Debug, Clone)]
+pub struct Permit {
+    decision: Decision,
+    what: What,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Rebuilt(Target),
+    AsItCame(Option<RawHead>),
+}
+
+/// What a permit lets go upstream.
+#[derive(Debug, Clone, Copy)]
+pub enum Form<'a> {
+    /// A head made anew from the meaning that was judged.
+    Rebuilt(&'a Target),
+    /// The caller's own bytes: audit mode changes nothing.
+    AsItCame(&'a RawHead),
+    /// The caller's own bytes, of which not even a head could be made: the connection becomes a tunnel.
+    Tunnel,
+}
+
+impl Permit {
+    /// What may be sent.
+    #[must_use]
+    pub fn form(&self) -> Form<'_> {
+        match &self.what {
+            What::Rebuilt(target) => Form::Rebuilt(target),
+            What::AsItCame(Some(head)) => Form::AsItCame(head),
+            What::AsItCame(None) => Form::Tunnel,
+        }
+    }
+
+    /// The decision that made it.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+}
+
+/// The duty to tell a caller no.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    decision: Decision,
+}
+
+impl Refusal {
+    /// The decision that made it.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// One line for the caller: why, without names from the policy or anything that the caller sent.
+    #[must_use]
+    pub fn line(&self) -> String {
+        format!("refused by imds-guard: {}", self.decision.reason)
+    }
+}

@@ -1,0 +1,57 @@
+//! Opaque doors: TLS and gRPC, behind which the guard cannot read what is asked. The caller alone decides, and only
+//! one who may have everything passes.
+
+use std::sync::Arc;
+
+use super::agent::{Agent, View};
+use super::compile::Policy;
+use super::decision::{Decision, Verdict};
+use super::reason::{Reason, Standing};
+use super::rule::both;
+use crate::caller::{Attribution, Caller};
+use crate::cloud::{Class, Classes};
+
+impl Policy {
+    /// Decides whether a caller may pass an opaque door: if its grants cover every class, and no deny rule that is
+    /// carried out speaks of it.
+    pub fn decide_opaque(&self, caller: &Caller) -> Decision {
+        self.decide_opaque_with(caller, View::Actual(&caller.processes))
+    }
+
+    /// Whether that depends on which processes hold the caller's socket.
+    #[must_use]
+    pub fn opaque_needs_processes(&self, caller: &Caller) -> bool {
+        let verdict = |view| self.decide_opaque_with(caller, view).verdict;
+        verdict(View::Hopeful) != verdict(View::Wary)
+    }
+
+    fn decide_opaque_with(&self, caller: &Caller, view: View<'_>) -> Decision {
+        let agents = || self.agents_of(caller, view);
+        let base = if caller.stamps().is_some() { self.everyone } else { self.unattributed };
+        let granted = agents().fold(base, |sum, agent| sum.union(both(agent.allow, agent.ceiling)));
+        let missing = Class::ALL.into_iter().collect::<Classes>().minus(granted);
+        let agent = agents().next().map(|agent| Arc::clone(&agent.name));
+        let denied = self.watches(caller, view).and_then(|id| self.rule(id));
+        let standing = match (&caller.attribution, &agent) {
+            (Attribution::Unattributed(why), _) => Standing::Unattributed(*why),
+            (Attribution::Stamped(_), Some(_)) => Standing::Agent,
+            (Attribution::Stamped(_), None) => Standing::NoAgent,
+        };
+        let (verdict, reason, mode) = match denied {
+            Some(rule) => (Verdict::Deny, Reason::RuleDenies, self.mode_of(rule)),
+            None if missing.is_empty() => (Verdict::Allow, Reason::AgentAllows, self.mode),
+            None => (Verdict::Deny, Reason::NotGranted { missing, caller: standing }, self.mode),
+        };
+        Decision { verdict, reason, rule: denied.map(|rule| Arc::clone(&rule.name)), agent, mode }
+    }
+
+    /// The agents that a caller is, in the order of preference.
+    fn agents_of(&self, caller: &Caller, view: View<'_>) -> impl Iterator<Item = &Agent> {
+        let ids = caller.stamps().into_iter().flat_map(|stamps| {
+            let mut ids: Vec<_> = self.agent_index.candidates(stamps).collect();
+            ids.sort_unstable();
+            ids.into_iter().map(move |id| (id, stamps))
+        });
+        ids.filter_map(move |(id, stamps)| self.agent(id).filter(|agent| agent.fit(stamps, view).grants))
+    }
+}

@@ -1,0 +1,50 @@
+//! Who may touch what: `decide(&Caller, &Asked) -> Decision`, a pure function of a compiled policy.
+//!
+//! ```text
+//! policy.toml, policy.d/*.toml -- source (shapes, places) --> compile (names, patterns, indices) --> Policy
+//!                                        \-- diagnostics: every error at once --/     \-- lint: warnings
+//! Caller + Asked -- Policy::decide (evaluate) --> Decision -- act --> Permit | Refusal
+//! ```
+//!
+//! What holds whatever a policy says:
+//!
+//! * A fault in the request is a denial, and no rule can allow it.
+//! * A matching deny rule beats every allow; what nothing allows is denied. So the order of rules, agents and
+//!   files means nothing.
+//! * An unattributed caller has what `[unattributed]` says, never what `[everyone]` says.
+//! * Doubt about an executable never grants, and never lets a caller slip out of a deny rule.
+//! * Only [`Decision::act`] makes a [`Permit`].
+//!
+//! No I/O, no clock: users, groups and detected clouds are data that somebody else read ([`Context`]).
+
+pub mod accounts;
+pub mod agent;
+pub mod compile;
+pub mod decision;
+pub mod diagnostic;
+mod door;
+pub mod reason;
+pub mod rule;
+pub mod settings;
+pub mod source;
+
+mod draft;
+mod evaluate;
+mod glob;
+mod index;
+mod lint;
+mod shape;
+mod unit;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+pub use accounts::{Accounts, Context};
+pub use compile::{Compiled, Policy};
+pub use decision::{Action, Decision, Form, Mode, Permit, Refusal, Verdict};
+pub use diagnostic::{Diagnostic, Severity};
+pub use reason::{ExeDoubt, Reason, Standing};
+pub use settings::{AuditLog, GuardUser, Limits, Settings};
+pub use source::Source;

@@ -1,0 +1,228 @@
+//! `[guard]`: the daemon itself.
+
+use toml::Spanned;
+
+use super::accounts::Accounts;
+use super::diagnostic::{Place, Report};
+use super::shape::Document;
+use super::source::{GuardTable, LimitsTable, Name};
+
+/// What `[guard]` says, with its defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Whom the proxy runs as; its uid is what the redirect exempts.
+    pub user: GuardUser,
+    /// Where audit events go.
+    pub audit_log: AuditLog,
+    /// The port that the redirect leads to. Privileged by default, so that no unprivileged process can sit on it
+    /// while the guard is down and collect what callers send.
+    pub port: u16,
+    /// Worker threads; `None` for one per core.
+    pub workers: Option<u16>,
+    /// Whether a redirect that somebody else removed is put back.
+    pub self_heal: bool,
+    /// Where the status socket is.
+    pub status_socket: String,
+    /// What callers may use up.
+    pub limits: Limits,
+}
+
+/// The guard's own user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardUser {
+    /// As the policy names it.
+    pub name: String,
+    /// Its uid, never 0 or 65534; `None` if this machine has no such user (yet).
+    pub uid: Option<u32>,
+    /// Its primary group; `None` if this machine does not know it.
+    pub gid: Option<u32>,
+}
+
+/// Where audit events go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditLog {
+    /// Standard output.
+    Stdout,
+    /// The journal, by its native protocol.
+    Journald,
+    /// A file, by its absolute path.
+    File(String),
+}
+
+/// What callers may use up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at one time, in all.
+    pub connections: u32,
+    /// Connections at one time, of one uid.
+    pub connections_per_uid: u32,
+    /// Bytes of a request's head.
+    pub head_bytes: u32,
+    /// Header lines of a request.
+    pub headers: u32,
+    /// Seconds in which a head must be complete.
+    pub head_seconds: u32,
+    /// Seconds that a connection may wait for its next request.
+    pub idle_seconds: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            connections_per_uid: 512,
+            head_bytes: 16_384,
+            headers: 100,
+            head_seconds: 10,
+            idle_seconds: 75,
+        }
+    }
+}
+
+const DEFAULT_USER: &str = "imds-guard";
+/// systemd and the kernel reserve this uid for "nobody": as the guard's own it would exempt every unmapped process.
+const NOBODY: u32 = 65_534;
+
+/// Reads `[guard]` of the main file.
+pub(super) fn read(document: &Document, accounts: &Accounts, report: &mut Report<'_>) -> Settings {
+    let none = GuardTable::default();
+    let (table, place) = match &document.guard {
+        Some(table) => (table.get_ref(), document.place(table.span())),
+        None => (&none, Place { source: document.source, span: None }),
+    };
+    let mut numbers = Numbers { document, report };
+    let port = numbers.range("port", table.port.as_ref(), 169, 1, u16::MAX.into());
+    let workers = table.workers.as_ref().map(|workers| numbers.range("workers", Some(workers), 1, 1, 256));
+    let limits = limits(table.limits.as_ref(), &mut numbers);
+    Settings {
+        user: guard_user(document, table, &place, accounts, report),
+        audit_log: audit_log(document, table.audit_log.as_ref(), report),
+        port: u16::try_from(port).unwrap_or(169),
+        workers: workers.and_then(|workers| u16::try_from(workers).ok()),
+        self_heal: table.self_heal.unwrap_or(true),
+        status_socket: status_socket(document, table.status_socket.as_ref(), report),
+        limits,
+    }
+}
+
+fn limits(table: Option<&LimitsTable>, numbers: &mut Numbers<'_, '_>) -> Limits {
+    let Some(table) = table else { return Limits::default() };
+    let default = Limits::default();
+    let mut number = |key, value: &Option<Spanned<i64>>, default, low, high| {
+        numbers.range(key, value.as_ref(), default, low, high)
+    };
+    let limits = Limits {
+        connections: number("connections", &table.connections, default.connections, 16, 65_536),
+        connections_per_uid: number(
+            "connections-per-uid",
+            &table.connections_per_uid,
+            default.connections_per_uid,
+            1,
+            65_536,
+        ),
+        // Below 4 KiB, ordinary SDK requests with long session tokens would be cut off.
+        head_bytes: number("head-bytes", &table.head_bytes, default.head_bytes, 4096, 1 << 20),
+        headers: number("headers", &table.headers, default.headers, 16, 1000),
+        head_seconds: number("head-seconds", &table.head_seconds, default.head_seconds, 1, 300),
+        idle_seconds: number("idle-seconds", &table.idle_seconds, default.idle_seconds, 1, 86_400),
+    };
+    if limits.connections_per_uid > limits.connections
+        && let Some(value) = &table.connections_per_uid
+    {
+        let place = numbers.document.place(value.span());
+        numbers
+            .report
+            .warning("limit-has-no-effect", "`connections-per-uid` is above `connections`", &place)
+            .help("one uid could then use up every connection and starve the others");
+    }
+    limits
+}
+
+struct Numbers<'a, 'r> {
+    document: &'a Document,
+    report: &'a mut Report<'r>,
+}
+
+impl Numbers<'_, '_> {
+    fn range(&mut self, key: &str, value: Option<&Spanned<i64>>, default: u32, low: u32, high: u32) -> u32 {
+        let Some(value) = value else { return default };
+        if let Ok(number) = u32::try_from(*value.get_ref())
+            && (low..=high).contains(&number)
+        {
+            return number;
+        }
+        let place = self.document.place(value.span());
+        self.report.error("out-of-range", format!("`{key}` must be between {low} and {high}"), &place);
+        default
+    }
+}
+
+fn guard_user(
+    document: &Document,
+    table: &GuardTable,
+    place: &Place,
+    accounts: &Accounts,
+    report: &mut Report<'_>,
+) -> GuardUser {
+    let (name, place) = match table.user.as_ref().map(|users| users.0.as_slice()) {
+        None => (DEFAULT_USER, place.clone()),
+        Some([one]) => (one.get_ref().as_str(), document.place(one.span())),
+        Some(_) => {
+            report.error("guard-user", "the guard has exactly one user", place);
+            (DEFAULT_USER, place.clone())
+        }
+    };
+    let uid = accounts.uid(name);
+    match uid {
+        Some(0 | NOBODY) => report
+            .error("guard-user", format!("the guard must not run as `{name}`"), &place)
+            .help("its uid is exempt from the redirect, so it must belong to nobody else: give it a user of its own"),
+        Some(u32::MAX) => {
+report.error("guard-user", "the kernel reserves this uid for \"no user\"", &place);
+}
+        Some(_) => {}
+        None => report
+            .warning("unknown-user", format!("this machine has no user `{name}` for the guard to run as"), &place)
+            .help("the guard refuses to start without it; the package creates it (sysusers.d/imds-guard.conf)"),
+    }
+    GuardUser { name: name.to_owned(), uid, gid: accounts.primary_gid(name) }
+}
+
+fn audit_log(document: &Document, value: Option<&Name>, report: &mut Report<'_>) -> AuditLog {
+    let Some(value) = value else { return AuditLog::Stdout };
+    match value.get_ref().as_str() {
+        "stdout" => AuditLog::Stdout,
+        "journald" => AuditLog::Journald,
+        path if is_absolute(path) => AuditLog::File(path.to_owned()),
+        _ => {
+            let place = document.place(value.span());
+            report.error(
+                "audit-log",
+                "the audit log is \"stdout\", \"journald\" or an absolute path",
+                &place,
+            );
+            AuditLog::Stdout
+        }
+    }
+}
+
+fn status_socket(document: &Document, value: Option<&Name>, report: &mut Report<'_>) -> String {
+    const DEFAULT: &str = "/run/imds-guard/status.sock";
+    let Some(value) = value else { return DEFAULT.to_owned() };
+    // sun_path holds 108 bytes, the last of them NUL.
+    if is_absolute(value.get_ref()) && value.get_ref().len() < 108 {
+        return value.get_ref().clone();
+    }
+    let place = document.place(value.span());
+    report.error("status-socket", "the status socket is an absolute path of at most 107 bytes", &place);
+    DEFAULT.to_owned()
+}
+
+/// An absolute path without steps upwards: what is checked (the directory's owner) must be what is opened.
+fn is_absolute(path: &str) -> bool {
+    path.len() > 1
+        && path.starts_with('/')
+        && !path.ends_with('/')
+        && path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."))
+        && !path.contains(char::is_control)
+}
