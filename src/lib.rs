@@ -29,7 +29,9 @@
 //! * [`keeper`]: the privileged half. It never does.
 //! * [`cli`] and [`cmd`]: the command line.
 
+pub mod audit;
 pub mod caller;
 pub mod cloud;
 pub mod policy;
+pub mod redirect;
 pub mod request;

@@ -1,0 +1,141 @@
+//! Takes secrets out of text that callers wrote, before it is recorded. Pure.
+
+use std::borrow::Cow;
+
+/// How many bytes of a caller's text are kept in an event.
+pub const TEXT_BYTES: usize = 512;
+
+/// What a secret is replaced with.
+const MASK: &str = "[scrubbed]";
+
+/// Names whose value, after `=`, `:` or a space, is a secret. Compared without case, and with `_` as `-`.
+const SECRET_NAMES: [&str; 16] = [
+    "authorization",
+    "bearer",
+    "token",
+    "x-aws-ec2-metadata-token",
+    "x-aliyun-ecs-metadata-token",
+    "x-metadata-token",
+    "metadata-token",
+    "x-volc-ecs-metadata-token",
+    "x-auth-key",
+    "password",
+    "passwd",
+    "secret",
+    "secret-access-key",
+    "aws-secret-access-key",
+    "aws-session-token",
+    "sig",
+];
+
+/// Words longer than this that look random are taken for keys, whatever stands before them.
+const KEY_LENGTH: usize = 40;
+
+/// The text, cut to [`TEXT_BYTES`], without anything that looks like a key, token or password.
+#[must_use]
+pub fn command_line(text: &str) -> String {
+    let mut mask_next = false;
+    let words: Vec<Cow<'_, str>> = bounded(text)
+        .split(' ')
+        .map(|word| {
+            let masked = if mask_next { Cow::Borrowed(MASK) } else { scrub_word(word) };
+            mask_next = names_secret(word.trim_end_matches([':', '=']));
+            masked
+        })
+        .collect();
+    words.join(" ")
+}
+
+/// The query of a request, without the values of parameters that are secrets.
+#[must_use]
+pub fn query(text: &str) -> String {
+    bounded(text).split_inclusive(['&', ';']).map(scrub_word).collect()
+}
+
+/// The text cut to at most [`TEXT_BYTES`] at a character boundary.
+#[must_use]
+pub fn bounded(text: &str) -> &str {
+    let mut end = text.len().min(TEXT_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+fn scrub_word(word: &str) -> Cow<'_, str> {
+    let bare = word.trim_end_matches(['&', ';', '\'', '"', ',']);
+    let tail = word.get(bare.len()..).unwrap_or_default();
+    if let Some((name, value)) = bare.split_once(['=', ':'])
+        && !value.is_empty()
+        && (names_secret(name) || looks_like_key(value))
+    {
+        let separator = bare.get(name.len()..=name.len()).unwrap_or("=");
+        return Cow::Owned(format!("{name}{separator}{MASK}{tail}"));
+    }
+    if looks_like_key(bare) { Cow::Owned(format!("{MASK}{tail}")) } else { Cow::Borrowed(word) }
+}
+
+fn names_secret(name: &str) -> bool {
+    let name = name.trim_matches(['\'', '"', '-', ',', '(', '{']).to_ascii_lowercase().replace('_', "-");
+    SECRET_NAMES.contains(&name.as_str())
+}
+
+/// AWS access key ids, JSON web tokens, and long words of mixed letters and digits without the marks of a path.
+fn looks_like_key(word: &str) -> bool {
+    let word = word.trim_matches(['\'', '"']);
+    let is_access_key = word.len() >= 16 && (word.starts_with("AKIA") || word.starts_with("ASIA"));
+    let is_web_token = word.starts_with("eyJ") && word.contains('.');
+    let random = |word: &str| {
+        word.len() >= KEY_LENGTH
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=_-.".contains(&byte))
+            && word.bytes().any(|byte| byte.is_ascii_digit())
+            && word.bytes().any(|byte| byte.is_ascii_uppercase())
+            && word.bytes().any(|byte| byte.is_ascii_lowercase())
+            && !word.starts_with('/')
+    };
+    is_access_key || is_web_token || random(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_on_a_command_line_are_masked() {
+        for (line, expected) in [
+            ("curl -H X-aws-ec2-metadata-token: AQAEAL7", "curl -H X-aws-ec2-metadata-token: [scrubbed]"),
+            ("curl -H X-aws-ec2-metadata-token:AQAEAL7", "curl -H X-aws-ec2-metadata-token:[scrubbed]"),
+            ("env AWS_SECRET_ACCESS_KEY=abc x", "env AWS_SECRET_ACCESS_KEY=[scrubbed] x"),
+            ("tool --password hunter2 --verbose", "tool --password [scrubbed] --verbose"),
+            ("tool --token=t0p --verbose", "tool --token=[scrubbed] --verbose"),
+            ("use AKIAIOSFODNN7EXAMPLE now", "use [scrubbed] now"),
+            ("jwt eyJhbGciOiJIUzI1NiJ9.e30.sig", "jwt [scrubbed]"),
+            (
+                "key wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY00",
+                "key [scrubbed]",
+            ),
+        ] {
+            assert_eq!(command_line(line), expected);
+        }
+    }
+
+    #[test]
+    fn ordinary_words_stay() {
+        let line = "/usr/bin/python3 /usr/bin/cloud-init --all-stages http://169.254.169.254/latest/api/token";
+        assert_eq!(command_line(line), line);
+    }
+
+    #[test]
+    fn queries_keep_what_is_no_secret() {
+        assert_eq!(
+            query("api-version=2018-02-01&resource=https://vault.azure.net&sig=abc"),
+            "api-version=2018-02-01&resource=https://vault.azure.net&sig=[scrubbed]"
+        );
+    }
+
+    #[test]
+    fn long_text_is_cut_at_a_character() {
+        let text = "ä".repeat(TEXT_BYTES);
+        assert!(bounded(&text).len() <= TEXT_BYTES);
+    }
+}

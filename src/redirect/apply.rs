@@ -1,0 +1,264 @@
+//! Loads the wanted table with nft, reads the kernel back, and removes it.
+//!
+//! nft is run by an absolute path with an empty environment: neither a search path nor a variable that a caller
+//! controls decides which program speaks to the kernel with the guard's capability.
+
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::{Direction, TABLE, Wanted};
+
+/// Where distributions put nft.
+const NFT_PATHS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
+
+/// How long an interactive nft may take to load a table.
+const LOAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the redirect could not be loaded, read or removed.
+#[derive(Debug, Error)]
+pub enum RedirectError {
+    /// nft is not installed.
+    #[error("nft was not found in /usr/sbin, /sbin, /usr/bin or /usr/local/sbin: install the nftables package")]
+    NoNft,
+    /// nft could not be run.
+    #[error("cannot run nft")]
+    Run(#[source] io::Error),
+    /// nft refused.
+    #[error("nft failed: {0}")]
+    Nft(String),
+    /// The kernel's table is not the one that was asked for.
+    #[error("the loaded table is not as wanted: {0}")]
+    NotAsWanted(String),
+}
+
+/// The nft program of this host.
+#[derive(Debug, Clone)]
+pub struct Nft {
+    path: PathBuf,
+}
+
+impl Nft {
+    /// Finds nft at a fixed path.
+    pub fn find() -> Result<Self, RedirectError> {
+        NFT_PATHS
+            .iter()
+            .map(Path::new)
+            .find(|path| path.is_file())
+            .map(|path| Self { path: path.to_owned() })
+            .ok_or(RedirectError::NoNft)
+    }
+
+    /// Loads the wanted table in one transaction and reads it back.
+    ///
+    /// The answer holds on to the table: dropping it removes an `Open` one, and leaves a `Closed` one in place.
+    pub fn load(&self, wanted: &Wanted) -> Result<Loaded, RedirectError> {
+        let owner = match wanted.direction {
+            Direction::Closed => {
+                self.run(&["-f", "-"], &wanted.script())?;
+                None
+            }
+            Direction::Open => Some(self.own(wanted)?),
+        };
+        let text = self.table()?.ok_or_else(|| RedirectError::NotAsWanted("it is missing".into()))?;
+        check(wanted, &text)?;
+        Ok(Loaded { owner, text })
+    }
+
+    /// Starts the nft that owns the table of audit mode, and waits until the table is there.
+    fn own(&self, wanted: &Wanted) -> Result<Owner, RedirectError> {
+        self.remove()?;
+        let mut child = self
+            .command(&["-i"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(RedirectError::Run)?;
+        let line = wanted.line() + "\n";
+        if let Some(stdin) = &mut child.stdin {
+            stdin.write_all(line.as_bytes()).map_err(RedirectError::Run)?;
+        }
+        let mut owner = Owner { child };
+        let started = Instant::now();
+        while self.table()?.is_none_or(|text| check(wanted, &text).is_err()) {
+            if started.elapsed() > LOAD_PATIENCE || owner.has_exited() {
+                return Err(RedirectError::Nft(owner.complaint()));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(owner)
+    }
+
+    /// The kernel's table as nft prints it, without counters; `None` if there is none.
+    pub fn table(&self) -> Result<Option<String>, RedirectError> {
+        let output = self.output(&["-n", "-s", "list", "table", "inet", TABLE], "")?;
+        if output.status.success() {
+            return Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()));
+        }
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        if complaint.contains("No such file or directory") { Ok(None) } else { Err(failure(&output)) }
+    }
+
+    /// Removes the table; no error if there is none.
+    pub fn remove(&self) -> Result<(), RedirectError> {
+        if self.table()?.is_some() {
+            self.run(&["delete", "table", "inet", TABLE], "")?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, arguments: &[&str], input: &str) -> Result<(), RedirectError> {
+        let output = self.output(arguments, input)?;
+        if output.status.success() { Ok(()) } else { Err(failure(&output)) }
+    }
+
+    fn output(&self, arguments: &[&str], input: &str) -> Result<Output, RedirectError> {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(RedirectError::Run)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes()).map_err(RedirectError::Run)?;
+        }
+        child.wait_with_output().map_err(RedirectError::Run)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.path);
+        command.env_clear().current_dir("/").args(arguments);
+        command
+    }
+}
+
+fn failure(output: &Output) -> RedirectError {
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    RedirectError::Nft(complaint.lines().next().unwrap_or("no message").to_owned())
+}
+
+/// A table that is in the kernel, as it was read back.
+#[derive(Debug)]
+pub struct Loaded {
+    owner: Option<Owner>,
+    text: String,
+}
+
+impl Loaded {
+    /// Whether the kernel's table is still what was read back after loading.
+    pub fn is_intact(&self, nft: &Nft) -> Result<bool, RedirectError> {
+        Ok(nft.table()?.is_some_and(|now| without_names(&now) == without_names(&self.text)))
+    }
+
+    /// The pid of the nft that owns an audit table.
+    #[must_use]
+    pub fn owner_pid(&self) -> Option<u32> {
+        self.owner.as_ref().map(|owner| owner.child.id())
+    }
+}
+
+/// The nft process that owns an audit table. The kernel removes the table when it ends, and it ends when this end
+/// of its standard input closes: by drop, or because the keeper is gone, even by SIGKILL.
+#[derive(Debug)]
+struct Owner {
+    child: Child,
+}
+
+impl Owner {
+    fn has_exited(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    fn complaint(&mut self) -> String {
+        let _ = self.child.kill();
+        let mut text = String::new();
+        if let Some(stderr) = &mut self.child.stderr {
+            let _ = stderr.read_to_string(&mut text);
+        }
+        let line = text.lines().find(|line| !line.trim().is_empty());
+        line.unwrap_or("the interactive nft did not load the table").to_owned()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// nft names the program that owns a table in a comment of its listing; that is no part of the table.
+fn without_names(listing: &str) -> String {
+    listing.lines().map(|line| line.split(" # ").next().unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether the listing has every chain with as many rules as wanted, and every endpoint.
+///
+/// nft's words for a rule differ between versions, so the rules are counted, not compared; a transaction loads all
+/// of them or none.
+pub fn check(wanted: &Wanted, listing: &str) -> Result<(), RedirectError> {
+    let missing = |what: String| Err(RedirectError::NotAsWanted(what));
+    for (name, rules) in wanted.chains() {
+        let found = rule_count(listing, name);
+        if found != Some(rules) {
+            return missing(format!("chain {name} should have {rules} rules and has {}", found.unwrap_or(0)));
+        }
+    }
+    for endpoint in &wanted.endpoints {
+        if !listing.contains(&format!("{} . {}", endpoint.addr, endpoint.port)) {
+            return missing(format!("{} port {} is not in it", endpoint.addr, endpoint.port));
+        }
+    }
+    if !listing.contains(&format!("redirect to :{}", wanted.port)) {
+        return missing(format!("nothing is redirected to port {}", wanted.port));
+    }
+    Ok(())
+}
+
+fn rule_count(listing: &str, chain: &str) -> Option<usize> {
+    let head = format!("chain {chain} {{");
+    let mut lines = listing.lines().map(str::trim).skip_while(|line| *line != head);
+    lines.next()?;
+    Some(lines.take_while(|line| *line != "}").filter(|line| !line.is_empty() && !line.starts_with("type ")).count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::Endpoint;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            direction: Direction::Closed,
+            endpoints: vec![Endpoint { addr: "169.254.169.254".parse().unwrap(), port: 80 }],
+            port: 169,
+            guard_uid: 990,
+        }
+    }
+
+    #[test]
+    fn the_wanted_text_passes_its_own_check() {
+        check(&wanted(), &wanted().table()).unwrap();
+    }
+
+    #[test]
+    fn a_table_without_one_of_its_rules_is_told() {
+        let text = wanted().table();
+        let rule = text.lines().find(|line| line.contains("redirect to")).unwrap();
+        let error = check(&wanted(), &text.replace(rule, "")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the loaded table is not as wanted: chain redirect_output should have 2 rules and has 1"
+        );
+    }
+
+    #[test]
+    fn the_owner_s_name_is_no_part_of_the_table() {
+        assert_eq!(without_names("table inet imds_guard { # progname nft\n}"), "table inet imds_guard {\n}");
+    }
+}

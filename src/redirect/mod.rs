@@ -1,0 +1,11 @@
+//! Which connections reach the guard: one nftables table, rendered from the wanted state, loaded in one
+//! transaction, read back, and watched.
+
+pub mod apply;
+pub mod ruleset;
+pub mod watch;
+
+pub use ruleset::{Direction, Wanted};
+
+/// The one table that the guard owns; it touches no other.
+pub const TABLE: &str = "imds_guard";

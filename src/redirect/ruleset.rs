@@ -1,0 +1,271 @@
+//! The wanted state of the redirect, and its nftables text. Pure.
+//!
+//! * Exact addresses and TCP ports only. Never all of 169.254.0.0/16: DNS, time, block storage and service meshes
+//!   live there.
+//! * The guard's own connections are exempt by its uid, which no unprivileged process can forge: a mark could be
+//!   set by anybody with `CAP_NET_RAW`, and a cgroup match goes stale when the unit restarts.
+//! * The listener's port answers only connections that the redirect brought: anything else is reset.
+//! * In enforce mode a filter chain resets whatever still aims at the endpoints: connections that are older than
+//!   the table, and everything when the guard is dead. The text names no owner, so the table outlives the guard.
+//! * In audit mode there is no such chain, and the table belongs to the process that loaded it: when that process
+//!   ends, however it ends, the kernel removes the table, and traffic flows as if the guard had never been there.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use crate::cloud::Endpoint;
+use crate::policy::Mode;
+
+use super::TABLE;
+
+/// Before iptables' own NAT rules (-100), with which Docker and the ECS agent redirect.
+const NAT_PRIORITY: i32 = -110;
+
+/// After destination NAT (-100): what still aims at an endpoint here was not redirected.
+const FILTER_PRIORITY: i32 = -5;
+
+/// The connection-mark bit that remembers the guard's own upstream connections once their socket is orphaned and
+/// has no uid any more. Honoured only for established connections that began under the guard's uid.
+const MARK_BIT: u32 = 0x0040_0000;
+
+/// What happens to traffic when the guard is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// It flows: the table goes with the guard (audit).
+    Open,
+    /// It is reset: the table stays (enforce).
+    Closed,
+}
+
+impl From<Mode> for Direction {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Audit => Self::Open,
+            Mode::Enforce => Self::Closed,
+        }
+    }
+}
+
+/// The state that the guard wants the kernel's table to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// What becomes of traffic when the guard dies.
+    pub direction: Direction,
+    /// The addresses and TCP ports to redirect.
+    pub endpoints: Vec<Endpoint>,
+    /// The local TCP port on which the guard listens.
+    pub port: u16,
+    /// The uid of the guard's own upstream connections.
+    pub guard_uid: u32,
+}
+
+/// One IP version's words in nftables' language.
+struct Family {
+    set: &'static str,
+    set_type: &'static str,
+    key: &'static str,
+    original: &'static str,
+}
+
+const FAMILIES: [Family; 2] = [
+    Family {
+        set: "endpoints4",
+        set_type: "ipv4_addr . inet_service",
+        key: "ip daddr . tcp dport",
+        original: "ct original ip daddr . ct original proto-dst",
+    },
+    Family {
+        set: "endpoints6",
+        set_type: "ipv6_addr . inet_service",
+        key: "ip6 daddr . tcp dport",
+        original: "ct original ip6 daddr . ct original proto-dst",
+    },
+];
+
+impl Wanted {
+    /// The whole transaction as nft reads it from a file: create-or-replace without a gap.
+    #[must_use]
+    pub fn script(&self) -> String {
+        format!("table inet {TABLE}\ndelete table inet {TABLE}\n{}", self.table())
+    }
+
+    /// The table alone, as a human reads it.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut text = format!("table inet {TABLE} {{\n");
+        if self.direction == Direction::Open {
+            text.push_str("\tflags owner;\n");
+        }
+        for block in self.blocks() {
+            text.push_str(&block.render());
+        }
+        text.push_str("}\n");
+        text
+    }
+
+    /// The table as one line, which an interactive nft takes as one transaction.
+    #[must_use]
+    pub fn line(&self) -> String {
+        self.table().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// How many rules each chain of the loaded table must have.
+    #[must_use]
+    pub fn chains(&self) -> Vec<(&'static str, usize)> {
+        self.blocks()
+            .into_iter()
+            .filter(|block| block.kind == "chain")
+            .map(|block| (block.name, block.rules.len()))
+            .collect()
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        let mut blocks: Vec<Block> = self.families().map(|(family, elements)| set(family, &elements)).collect();
+        blocks.push(self.redirect_output());
+        blocks.push(self.listener_input());
+        if self.direction == Direction::Closed {
+            blocks.push(self.enforce_output());
+            blocks.push(self.only_guard());
+        }
+        blocks
+    }
+
+    /// The IP versions that have endpoints at all, with their set elements in a stable order.
+    fn families(&self) -> impl Iterator<Item = (&'static Family, Vec<String>)> {
+        let mut sorted = self.endpoints.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        FAMILIES.iter().enumerate().filter_map(move |(index, family)| {
+            let elements: Vec<String> = sorted
+                .iter()
+                .filter(|endpoint| matches!(endpoint.addr, IpAddr::V6(_)) == (index == 1))
+                .map(|endpoint| format!("{} . {}", endpoint.addr, endpoint.port))
+                .collect();
+            (!elements.is_empty()).then_some((family, elements))
+        })
+    }
+
+    fn redirect_output(&self) -> Block {
+        let hook = format!("type nat hook output priority {NAT_PRIORITY}; policy accept;");
+        let mut rules = Vec::new();
+        for (Family { set, key, .. }, _) in self.families() {
+            let remember = match self.direction {
+                Direction::Closed => format!("ct mark set ct mark or {MARK_BIT:#010x} "),
+                Direction::Open => String::new(),
+            };
+            rules.push(format!("meta skuid {} {key} @{set} {remember}accept", self.guard_uid));
+            rules.push(format!("{key} @{set} redirect to :{}", self.port));
+        }
+        Block::chain("redirect_output", Some(hook), rules)
+    }
+
+    fn listener_input(&self) -> Block {
+        let hook = format!("type filter hook input priority {FILTER_PRIORITY}; policy accept;");
+        let mut rules: Vec<String> = self
+            .families()
+            .map(|(Family { set, original, .. }, _)| {
+                format!("tcp dport {} ct status dnat {original} @{set} accept", self.port)
+            })
+            .collect();
+        rules.push(format!("tcp dport {} reject with tcp reset", self.port));
+        Block::chain("listener_input", Some(hook), rules)
+    }
+
+    fn enforce_output(&self) -> Block {
+        let hook = format!("type filter hook output priority {FILTER_PRIORITY}; policy accept;");
+        let rules = self.families().map(|(Family { set, key, .. }, _)| format!("{key} @{set} jump only_guard"));
+        Block::chain("enforce_output", Some(hook), rules.collect())
+    }
+
+    fn only_guard(&self) -> Block {
+        let rules = vec![
+            format!("meta skuid {} accept", self.guard_uid),
+            format!("ct state established ct mark and {MARK_BIT:#010x} == {MARK_BIT:#010x} accept"),
+            "meta l4proto tcp reject with tcp reset".to_owned(),
+        ];
+        Block::chain("only_guard", None, rules)
+    }
+}
+
+/// A set or a chain of the table.
+struct Block {
+    kind: &'static str,
+    name: &'static str,
+    head: Option<String>,
+    rules: Vec<String>,
+}
+
+impl Block {
+    fn chain(name: &'static str, hook: Option<String>, rules: Vec<String>) -> Self {
+        Self { kind: "chain", name, head: hook, rules }
+    }
+
+    /// Every statement ends with a semicolon, so that the text means the same on one line.
+    fn render(&self) -> String {
+        let mut text = format!("\n\t{} {} {{\n", self.kind, self.name);
+        if let Some(head) = &self.head {
+            let _ = writeln!(text, "\t\t{head}");
+        }
+        for rule in &self.rules {
+            let _ = writeln!(text, "\t\t{rule};");
+        }
+        text.push_str("\t}\n");
+        text
+    }
+}
+
+fn set(family: &Family, elements: &[String]) -> Block {
+    Block {
+        kind: "set",
+        name: family.set,
+        head: Some(format!("type {};", family.set_type)),
+        rules: vec![format!("elements = {{ {} }}", elements.join(", "))],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(direction: Direction) -> Wanted {
+        let endpoint = |addr: &str, port| Endpoint { addr: addr.parse().unwrap(), port };
+        Wanted {
+            direction,
+            endpoints: vec![
+                endpoint("fd00:ec2::254", 80),
+                endpoint("169.254.169.254", 443),
+                endpoint("169.254.169.254", 80),
+            ],
+            port: 169,
+            guard_uid: 990,
+        }
+    }
+
+    #[test]
+    fn enforce_outlives_the_guard_and_rejects_what_was_not_redirected() {
+        insta::assert_snapshot!(wanted(Direction::Closed).script());
+    }
+
+    #[test]
+    fn audit_belongs_to_its_process_and_filters_nothing() {
+        insta::assert_snapshot!(wanted(Direction::Open).line());
+    }
+
+    #[test]
+    fn a_host_without_v6_endpoints_has_no_v6_rules() {
+        let mut v4 = wanted(Direction::Closed);
+        v4.endpoints.retain(|endpoint| endpoint.addr.is_ipv4());
+        assert!(!v4.table().contains("ip6"));
+        assert_eq!(
+            v4.chains(),
+            [("redirect_output", 2), ("listener_input", 2), ("enforce_output", 1), ("only_guard", 3)]
+        );
+    }
+
+    #[test]
+    fn the_order_of_the_endpoints_does_not_matter() {
+        let mut reversed = wanted(Direction::Closed);
+        reversed.endpoints.reverse();
+        assert_eq!(reversed.script(), wanted(Direction::Closed).script());
+    }
+}
