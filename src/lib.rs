@@ -31,7 +31,11 @@
 
 pub mod audit;
 pub mod caller;
+pub mod cli;
 pub mod cloud;
+pub mod cmd;
+pub mod keeper;
 pub mod policy;
+pub mod proxy;
 pub mod redirect;
 pub mod request;

@@ -1,0 +1,31 @@
+//! `imds-guard run`, and its hidden other half.
+
+use anyhow::Error;
+
+use super::{Exit, complain};
+use crate::cli::RunArgs;
+use crate::keeper::run::{self as keeper, KeeperError};
+
+/// Guards until told to stop.
+pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
+    let Err(error) = keeper::run(&args.config.config) else { return Ok(Exit::Success) };
+    let exit = match &error {
+        KeeperError::NotRoot | KeeperError::UserNamespace | KeeperError::File(_) | KeeperError::NoUser(_) => {
+            Exit::Config
+        }
+        KeeperError::Policy(diagnostics) => {
+            keeper::report(diagnostics, &args.config.config);
+            Exit::Config
+        }
+        KeeperError::Redirect(_) | KeeperError::Listen { .. } => Exit::NoPermission,
+        KeeperError::Proxy(_) | KeeperError::ProxyEnded(_) | KeeperError::System(_) => Exit::Software,
+    };
+    complain(&Error::new(error));
+    Ok(exit)
+}
+
+/// The proxy's process.
+pub fn proxy() -> anyhow::Result<Exit> {
+    crate::proxy::run::run()?;
+    Ok(Exit::Success)
+}

@@ -1,0 +1,11 @@
+//! The privileged half. It reads policy files, opens logs and listeners, keeps the redirect, and answers the
+//! proxy's few questions. It never reads a byte that a caller wrote.
+
+pub mod answers;
+pub mod bundle;
+pub mod files;
+pub mod host;
+pub mod listeners;
+pub mod protocol;
+pub mod proxy;
+pub mod run;

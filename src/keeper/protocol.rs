@@ -1,0 +1,228 @@
+//! What keeper and proxy say to each other over their `SOCK_SEQPACKET` pairs.
+//!
+//! The proxy is the half that an attacker might take over, so what it may say is little and of fixed form: a
+//! [`Question`] is 32 bytes, and anything else is answered with [`Answer::Refused`]. What the keeper says is
+//! trusted, and may be JSON with descriptors attached.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::caller::Process;
+
+/// The length of every message from the proxy, in bytes.
+pub const QUESTION_BYTES: usize = 32;
+
+/// The longest message from the keeper, in bytes.
+pub const MESSAGE_BYTES: usize = 128 << 10;
+
+/// How many descriptors one message may carry.
+pub const DESCRIPTORS: usize = 32;
+
+/// More holders of one socket than this are told as "unknown": nobody shares a connection so widely.
+pub const HOLDERS_LIMIT: usize = 64;
+
+/// What the proxy may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// The path of the cgroup with this id.
+    CgroupPath {
+        /// The cgroup's id.
+        id: u64,
+    },
+    /// The processes of this cgroup that hold this socket.
+    Holders {
+        /// The id of the cgroup in which the socket was created.
+        cgroup_id: u64,
+        /// The socket's inode number.
+        inode: u32,
+        /// The uid stamped on the socket.
+        uid: u32,
+        /// Whether to digest the executables.
+        digest: bool,
+    },
+    /// Not a question: the proxy has dropped its privileges and serves.
+    Ready,
+    /// Not a question: a new policy is in force, as of this many reloads.
+    Reloaded {
+        /// How many reload orders the proxy has carried out.
+        count: u64,
+    },
+}
+
+impl Question {
+    /// The message that asks this, with a number that the answer will repeat.
+    #[must_use]
+    pub fn encode(self, number: u32) -> [u8; QUESTION_BYTES] {
+        let (kind, wide, first, second, flag) = match self {
+            Self::CgroupPath { id } => (1_u32, id, 0, 0, 0_u32),
+            Self::Holders { cgroup_id, inode, uid, digest } => (2, cgroup_id, inode, uid, u32::from(digest)),
+            Self::Ready => (3, 0, 0, 0, 0),
+            Self::Reloaded { count } => (4, count, 0, 0, 0),
+        };
+        let mut bytes = [0; QUESTION_BYTES];
+        let words = [kind, number, first, second, flag];
+        let fields = words.iter().flat_map(|word| word.to_le_bytes()).chain(wide.to_le_bytes());
+        bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
+        bytes
+    }
+
+    /// The question in a message, or `None` if it is not exactly one.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<(u32, Self)> {
+        let bytes: &[u8; QUESTION_BYTES] = bytes.try_into().ok()?;
+        let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        let wide = u64::from_le_bytes(bytes.get(20..28)?.try_into().ok()?);
+        let (first, second, flag) = (word(8)?, word(12)?, word(16)?);
+        let question = match (word(0)?, flag) {
+            (1, 0) => Self::CgroupPath { id: wide },
+            (2, 0 | 1) => Self::Holders { cgroup_id: wide, inode: first, uid: second, digest: flag == 1 },
+            (3, 0) => Self::Ready,
+            (4, 0) => Self::Reloaded { count: wide },
+            _ => return None,
+        };
+        let number = word(4)?;
+        (question.encode(number) == *bytes).then_some((number, question))
+    }
+}
+
+/// What the keeper answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The cgroup's path, if there is such a cgroup.
+    CgroupPath(Option<String>),
+    /// Every visible holder of the socket; `None` if the look-up failed.
+    Holders(Option<Vec<Process>>),
+    /// That was no question.
+    Refused,
+}
+
+/// An answer and the number of its question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The number of the question.
+    pub number: u32,
+    /// The answer to it.
+    pub answer: Answer,
+}
+
+/// How the descriptor of the audit log is to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogKind {
+    /// A file opened for appending, or standard output.
+    Stream,
+    /// The journal's native socket.
+    Journal,
+}
+
+/// What the keeper orders. Descriptors come along in the order in which the fields name them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// The first order: everything that the proxy needs. With it come the policy bundle, the audit log, the
+    /// listeners, and one question channel per worker.
+    Start {
+        /// The uid to become.
+        uid: u32,
+        /// The gid to become.
+        gid: u32,
+        /// What the log's descriptor is.
+        log: LogKind,
+        /// How many listeners come along.
+        listeners: usize,
+        /// How many question channels come along: one per worker.
+        workers: usize,
+    },
+    /// Take the policy bundle that comes along.
+    Reload,
+    /// Go on logging to the descriptor that comes along.
+    Rotate(LogKind),
+    /// Accept nothing more, finish what is under way within this many milliseconds, and end.
+    Drain {
+        /// Milliseconds of patience.
+        patience_ms: u64,
+    },
+}
+
+/// Two connected ends of a message channel.
+pub fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Sends one message with descriptors.
+pub fn send(channel: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
+    }
+    sendmsg(channel, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one message and its descriptors into `buffer`; an empty message means that the other end is closed.
+pub fn receive(channel: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(channel, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)?;
+    let descriptors = ancillary
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    Ok((received.bytes, descriptors))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn question() -> impl Strategy<Value = Question> {
+        prop_oneof![
+            any::<u64>().prop_map(|id| Question::CgroupPath { id }),
+            any::<(u64, u32, u32, bool)>().prop_map(|(cgroup_id, inode, uid, digest)| Question::Holders {
+                cgroup_id,
+                inode,
+                uid,
+                digest
+            }),
+            Just(Question::Ready),
+            any::<u64>().prop_map(|count| Question::Reloaded { count }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_question_survives_the_wire(question in question(), number: u32) {
+            prop_assert_eq!(Question::decode(&question.encode(number)), Some((number, question)));
+        }
+
+        #[test]
+        fn no_bytes_confuse_the_keeper(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Some((number, question)) = Question::decode(&bytes) {
+                prop_assert_eq!(question.encode(number).to_vec(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn descriptors_come_along() {
+        let (near, far) = channel().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        send(&near, b"here", &[file.as_fd()]).unwrap();
+        let mut buffer = [0; 16];
+        let (length, descriptors) = receive(&far, &mut buffer, RecvFlags::empty()).unwrap();
+        assert_eq!((&buffer[..length], descriptors.len()), (&b"here"[..], 1));
+    }
+}

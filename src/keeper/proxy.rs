@@ -1,0 +1,129 @@
+//! The proxy as the keeper sees it: a child process, an order channel, and one question channel per worker.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+
+use crate::audit::Destination;
+
+use super::bundle::Bundle;
+use super::protocol::{self, LogKind, Order};
+
+/// The hidden subcommand that is the proxy.
+pub const SUBCOMMAND: &str = "proxy";
+
+/// The proxy's process and the channels to it.
+#[derive(Debug)]
+pub struct ProxyProcess {
+    child: Child,
+    orders: OwnedFd,
+    questions: Vec<OwnedFd>,
+}
+
+/// Whom the proxy becomes, and how many workers it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Role {
+    /// The uid that the redirect exempts.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+impl ProxyProcess {
+    /// Starts this very program as the proxy and hands it everything that it needs.
+    pub fn start(role: Role, bundle: &Bundle, log: &Destination, listeners: &[TcpListener]) -> io::Result<Self> {
+        let (orders, far_orders) = protocol::channel()?;
+        let channels: Vec<(OwnedFd, OwnedFd)> =
+            (0..role.workers).map(|_| protocol::channel()).collect::<io::Result<_>>()?;
+        // By the link to the running file: an upgrade that replaces the file at its path must not mix versions.
+        let child = Command::new("/proc/self/exe")
+            .arg(SUBCOMMAND)
+            .env_clear()
+            .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
+            .current_dir("/")
+            .stdin(Stdio::from(far_orders))
+            .stdout(Stdio::null())
+            .spawn()?;
+        let (near, far): (Vec<OwnedFd>, Vec<OwnedFd>) = channels.into_iter().unzip();
+        let sealed = bundle.seal()?;
+        let mut descriptors = vec![sealed.as_fd(), log_descriptor(log)];
+        descriptors.extend(listeners.iter().map(AsFd::as_fd));
+        descriptors.extend(far.iter().map(AsFd::as_fd));
+        let start = Order::Start {
+            uid: role.uid,
+            gid: role.gid,
+            log: log_kind(log),
+            listeners: listeners.len(),
+            workers: far.len(),
+        };
+        let process = Self { child, orders, questions: near };
+        process.order(&start, &descriptors)?;
+        Ok(process)
+    }
+
+    /// Hands over a new policy.
+    pub fn reload(&self, bundle: &Bundle) -> io::Result<()> {
+        self.order(&Order::Reload, &[bundle.seal()?.as_fd()])
+    }
+
+    /// Hands over a new audit log.
+    pub fn rotate(&self, log: &Destination) -> io::Result<()> {
+        self.order(&Order::Rotate(log_kind(log)), &[log_descriptor(log)])
+    }
+
+    /// Asks the proxy to finish what is under way and end.
+    pub fn drain(&self, patience_ms: u64) -> io::Result<()> {
+        self.order(&Order::Drain { patience_ms }, &[])
+    }
+
+    /// The channel on which the proxy says that it is ready, and whose end tells that the proxy is gone.
+    #[must_use]
+    pub fn orders(&self) -> BorrowedFd<'_> {
+        self.orders.as_fd()
+    }
+
+    /// One channel per worker, on which questions arrive.
+    #[must_use]
+    pub fn questions(&self) -> &[OwnedFd] {
+        &self.questions
+    }
+
+    /// The proxy's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the proxy's end.
+    pub fn wait(&mut self) -> io::Result<std::process::ExitStatus> {
+        self.child.wait()
+    }
+
+    /// Ends the proxy without asking it.
+    pub fn kill(&mut self) {
+        // It may have ended by itself, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        protocol::send(&self.orders, &serde_json::to_vec(order)?, descriptors)
+    }
+}
+
+fn log_kind(log: &Destination) -> LogKind {
+    match log {
+        Destination::Stream(_) => LogKind::Stream,
+        Destination::Journal(_) => LogKind::Journal,
+    }
+}
+
+fn log_descriptor(log: &Destination) -> BorrowedFd<'_> {
+    match log {
+        Destination::Stream(file) => file.as_fd(),
+        Destination::Journal(socket) => socket.as_fd(),
+    }
+}

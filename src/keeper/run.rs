@@ -1,0 +1,441 @@
+//! The keeper's life: start in order, answer questions, watch over the redirect, reload, end.
+//!
+//! Single-threaded. Everything that can fail at the start fails before the redirect is loaded, so that a guard
+//! that cannot work changes nothing.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::RecvFlags;
+use sd_notify::NotifyState;
+use thiserror::Error;
+
+use crate::audit::Destination;
+use crate::policy::{Diagnostic, Mode, Policy};
+use crate::redirect::apply::{Loaded, Nft, RedirectError};
+use crate::redirect::watch::Watch;
+use crate::redirect::{Direction, Wanted};
+
+use super::answers::Oracle;
+use super::bundle::Bundle;
+use super::files::{self, FileError, Trust};
+use super::protocol::{self, Answer, QUESTION_BYTES, Question, Reply};
+use super::proxy::{ProxyProcess, Role};
+use super::{host, listeners};
+
+/// How long the proxy may take to become ready.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long requests under way may go on after SIGTERM.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many questions of one worker are answered before the next worker's turn.
+const QUESTIONS_PER_TURN: usize = 16;
+
+/// Why the guard cannot start, or ended.
+#[derive(Debug, Error)]
+pub enum KeeperError {
+    /// Only root may run the guard.
+    #[error("imds-guard run must be started as root: it loads nftables rules and then drops its privileges")]
+    NotRoot,
+    /// The stamps mean nothing in a user namespace.
+    #[error("imds-guard must run in the initial user namespace: elsewhere the kernel does not tell users apart")]
+    UserNamespace,
+    /// A file could not be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The policy has errors.
+    #[error("the policy has {} error{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
+    Policy(Vec<Diagnostic>),
+    /// The guard's own user does not exist.
+    #[error("the guard's user {0:?} does not exist: create it, or set [guard] user to one that does")]
+    NoUser(String),
+    /// The listener could not be opened.
+    #[error("cannot listen on port {port} of the loopback addresses")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The redirect could not be loaded.
+    #[error(transparent)]
+    Redirect(#[from] RedirectError),
+    /// The proxy did not start.
+    #[error("the proxy did not become ready: {0}")]
+    Proxy(&'static str),
+    /// The proxy ended by itself.
+    #[error("the proxy ended: {0}")]
+    ProxyEnded(std::process::ExitStatus),
+    /// The system failed.
+    #[error("the system refused: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs the guard until it is told to stop.
+pub fn run(config: &Path) -> Result<(), KeeperError> {
+    if !nix::unistd::getuid().is_root() {
+        return Err(KeeperError::NotRoot);
+    }
+    if !host::in_initial_user_namespace()? {
+        return Err(KeeperError::UserNamespace);
+    }
+    let signals = block_signals()?;
+    Keeper::start(config, signals)?.keep()
+}
+
+/// Signals become readable events; blocked before the proxy is started, which has its own.
+fn block_signals() -> io::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
+        set.add(signal);
+    }
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
+struct Keeper {
+    config: PathBuf,
+    signals: SignalFd,
+    policy: Policy,
+    log: Destination,
+    /// Kept open, though the proxy accepts: connections that arrive while a proxy ends are not refused.
+    _listeners: Vec<TcpListener>,
+    proxy: ProxyProcess,
+    oracle: Oracle,
+    nft: Nft,
+    watch: Watch,
+    wanted: Wanted,
+    loaded: Option<Loaded>,
+}
+
+impl Keeper {
+    fn start(config: &Path, signals: SignalFd) -> Result<Self, KeeperError> {
+        raise_descriptor_limit();
+        let bundle = Bundle::read(config, Trust::RootOnly)?;
+        let policy = compile(&bundle)?;
+        let role = role(&policy)?;
+        let nft = Nft::find()?;
+        let log = files::audit_log(&policy.settings().audit_log)?;
+        let port = policy.settings().port;
+        let listeners = listeners::open(port).map_err(|cause| KeeperError::Listen { port, cause })?;
+        let oracle = Oracle::new(executables(&policy))?;
+        let mut proxy = ProxyProcess::start(role, &bundle, &log, &listeners)?;
+        if let Err(reason) = await_ready(&proxy) {
+            proxy.kill();
+            return Err(KeeperError::Proxy(reason));
+        }
+        let wanted = wanted(&policy, role.uid);
+        let mut watch = Watch::start()?;
+        let loaded = nft.load(&wanted).inspect_err(|_| proxy.kill())?;
+        watch.drain();
+        Ok(Self {
+            config: config.to_owned(),
+            signals,
+            policy,
+            log,
+            _listeners: listeners,
+            proxy,
+            oracle,
+            nft,
+            watch,
+            wanted,
+            loaded: Some(loaded),
+        })
+    }
+
+    fn keep(mut self) -> Result<(), KeeperError> {
+        let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
+        notify(&[NotifyState::Ready, NotifyState::Status(&self.status())]);
+        tracing::info!(mode = ?self.policy.mode(), endpoints = self.wanted.endpoints.len(), "guarding");
+        let mut beat = Instant::now();
+        loop {
+            let events = self.wait(watchdog)?;
+            if let Some(period) = watchdog
+                && beat.elapsed() >= period
+            {
+                notify(&[NotifyState::Watchdog]);
+                beat = Instant::now();
+            }
+            if events.proxy && self.proxy_is_gone() {
+                return self.after_the_proxy();
+            }
+            self.answer_questions();
+            if events.rules && self.watch.drain() {
+                self.mend();
+            }
+            if events.signal && self.handle_signals() {
+                return self.stop();
+            }
+        }
+    }
+
+    /// Waits for something to do: a signal, the proxy, a changed rule set, a question, or the watchdog's time.
+    fn wait(&self, watchdog: Option<Duration>) -> io::Result<Events> {
+        let mut polled = vec![
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.proxy.orders(), PollFlags::IN),
+            PollFd::new(&self.watch, PollFlags::IN),
+        ];
+        polled.extend(self.proxy.questions().iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
+        let timeout = watchdog.map(|period| Timespec {
+            tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: period.subsec_nanos().into(),
+        });
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let happened = |index: usize| polled.get(index).is_some_and(|fd| !fd.revents().is_empty());
+        Ok(Events { signal: happened(0), proxy: happened(1), rules: happened(2) })
+    }
+
+    /// Answers what the workers ask, each worker in its turn.
+    fn answer_questions(&mut self) {
+        for channel in self.proxy.questions() {
+            for _ in 0..QUESTIONS_PER_TURN {
+                let mut message = [0; QUESTION_BYTES + 1];
+                let Ok((length, _)) = protocol::receive(channel, &mut message, RecvFlags::DONTWAIT) else { break };
+                if length == 0 {
+                    break;
+                }
+                let reply = match message.get(..length).and_then(Question::decode) {
+                    Some((number, question)) => Reply { number, answer: self.oracle.answer(question) },
+                    None => Reply { number: 0, answer: Answer::Refused },
+                };
+                // A proxy that does not read its answers waits for nothing.
+                if let Ok(message) = serde_json::to_vec(&reply) {
+                    let _ = protocol::send(channel, &message, &[]);
+                }
+            }
+        }
+    }
+
+    /// Puts the redirect back if somebody changed it.
+    fn mend(&mut self) {
+        let intact = self.loaded.as_ref().is_some_and(|loaded| loaded.is_intact(&self.nft).unwrap_or(false));
+        if intact {
+            return;
+        }
+        tracing::error!("the redirect was changed or removed by somebody else");
+        self.tell("redirect-tampered", "the redirect was changed or removed by somebody else");
+        if self.policy.settings().self_heal {
+            self.load();
+        }
+    }
+
+    fn load(&mut self) {
+        // An audit table can only be replaced by its owner, so the old one has to go first.
+        if self.wanted.direction == Direction::Open || self.loaded.as_ref().and_then(Loaded::owner_pid).is_some() {
+            self.loaded = None;
+        }
+        match self.nft.load(&self.wanted) {
+            Ok(loaded) => {
+                self.loaded = Some(loaded);
+                tracing::info!("the redirect is in place");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the redirect could not be loaded");
+                self.tell("redirect-failed", "the redirect could not be loaded");
+            }
+        }
+        self.watch.drain();
+    }
+
+    /// Takes all waiting signals; whether one of them means to stop.
+    fn handle_signals(&mut self) -> bool {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            match i32::try_from(info.ssi_signo).map(Signal::try_from) {
+                Ok(Ok(Signal::SIGHUP)) => self.reload(),
+                Ok(Ok(Signal::SIGUSR1)) => self.rotate(),
+                Ok(Ok(Signal::SIGTERM | Signal::SIGINT)) => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Takes the new policy if it has no error, and keeps the old one if it has.
+    fn reload(&mut self) {
+        notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
+        match self.try_reload() {
+            Ok(()) => tracing::info!(mode = ?self.policy.mode(), "the policy was reloaded"),
+            Err(error) => {
+                tracing::error!(%error, "the policy was not reloaded; the old one stays in force");
+                if let KeeperError::Policy(diagnostics) = &error {
+                    report(diagnostics, &self.config);
+                }
+                self.tell("reload-failed", &error.to_string());
+            }
+        }
+        notify(&[NotifyState::Ready, NotifyState::Status(&self.status())]);
+    }
+
+    fn try_reload(&mut self) -> Result<(), KeeperError> {
+        let bundle = Bundle::read(&self.config, Trust::RootOnly)?;
+        let policy = compile(&bundle)?;
+        let oracle = Oracle::new(executables(&policy))?;
+        let wanted = Wanted { port: self.wanted.port, ..wanted(&policy, self.wanted.guard_uid) };
+        // From audit to enforce the proxy judges first; either way no request sees half of a change.
+        self.proxy.reload(&bundle)?;
+        (self.policy, self.oracle) = (policy, oracle);
+        if wanted != self.wanted {
+            self.wanted = wanted;
+            self.load();
+        }
+        self.rotate();
+        Ok(())
+    }
+
+    /// Opens the audit log anew, for logrotate.
+    fn rotate(&mut self) {
+        let opened = files::audit_log(&self.policy.settings().audit_log).map_err(KeeperError::from);
+        let handed = opened.and_then(|log| {
+            self.proxy.rotate(&log)?;
+            self.log = log;
+            Ok(())
+        });
+        if let Err(error) = handed {
+            tracing::error!(%error, "the audit log was not opened anew; the old one stays in use");
+        }
+    }
+
+    fn proxy_is_gone(&self) -> bool {
+        let mut message = [0; QUESTION_BYTES];
+        match protocol::receive(self.proxy.orders(), &mut message, RecvFlags::DONTWAIT) {
+            Ok((length, _)) => length == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Neither half works without the other: an audit table goes with the keeper, an enforce table stays.
+    fn after_the_proxy(mut self) -> Result<(), KeeperError> {
+        let status = self.proxy.wait()?;
+        self.tell("proxy-ended", "the proxy ended unexpectedly");
+        Err(KeeperError::ProxyEnded(status))
+    }
+
+    /// In audit mode the redirect goes first, so that nobody is refused while the guard ends.
+    fn stop(mut self) -> Result<(), KeeperError> {
+        notify(&[NotifyState::Stopping]);
+        if self.wanted.direction == Direction::Open {
+            self.loaded = None;
+        }
+        let patience = u64::try_from(DRAIN_PATIENCE.as_millis()).unwrap_or(u64::MAX);
+        self.proxy.drain(patience)?;
+        let deadline = Instant::now() + DRAIN_PATIENCE + Duration::from_secs(1);
+        while Instant::now() < deadline {
+            self.answer_questions();
+            let mut ends = [PollFd::from_borrowed_fd(self.proxy.orders(), PollFlags::IN)];
+            let _ = poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 20_000_000 }));
+            if ends.iter().any(|fd| !fd.revents().is_empty()) && self.proxy_is_gone() {
+                break;
+            }
+        }
+        self.proxy.kill();
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// Writes an event of the guard's own into the audit log.
+    fn tell(&mut self, reason: &'static str, message: &str) {
+        if let Err(error) = self.log.append_guard_event(reason, message) {
+            tracing::error!(%error, reason, "an event of the guard's own could not be written");
+        }
+    }
+
+    fn status(&self) -> String {
+        let mode = match self.policy.mode() {
+            Mode::Audit => "audit",
+            Mode::Enforce => "enforce",
+        };
+        format!("{mode} mode, {} endpoints guarded", self.wanted.endpoints.len())
+    }
+}
+
+/// What became ready.
+struct Events {
+    signal: bool,
+    proxy: bool,
+    rules: bool,
+}
+
+fn compile(bundle: &Bundle) -> Result<Policy, KeeperError> {
+    let compiled = bundle.compile().map_err(KeeperError::Policy)?;
+    for warning in &compiled.warnings {
+        tracing::warn!(code = warning.code, "{}", warning.message);
+    }
+    Ok(compiled.policy)
+}
+
+/// Prints a policy's errors with their places.
+pub fn report(diagnostics: &[Diagnostic], config: &Path) {
+    let sources = Bundle::read(config, Trust::RootOnly).map(|bundle| bundle.sources()).unwrap_or_default();
+    for diagnostic in diagnostics {
+        tracing::error!("{}", diagnostic.render(&sources, false));
+    }
+}
+
+fn role(policy: &Policy) -> Result<Role, KeeperError> {
+    let user = &policy.settings().user;
+    let uid = user.uid.ok_or_else(|| KeeperError::NoUser(user.name.clone()))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = policy.settings().workers.map_or(cores.min(8), usize::from);
+    Ok(Role { uid, gid: user.gid.unwrap_or(uid), workers })
+}
+
+/// The redirect that a policy asks for.
+pub fn wanted_by(policy: &Policy) -> Result<Wanted, KeeperError> {
+    Ok(wanted(policy, role(policy)?.uid))
+}
+
+fn wanted(policy: &Policy, guard_uid: u32) -> Wanted {
+    Wanted {
+        direction: policy.mode().into(),
+        endpoints: policy.catalogue().endpoints(),
+        port: policy.settings().port,
+        guard_uid,
+    }
+}
+
+fn executables(policy: &Policy) -> Vec<PathBuf> {
+    policy.executables().map(PathBuf::from).collect()
+}
+
+/// Connections are descriptors: the soft limit of 1024 would end the guard's work long before its own limits do.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(1 << 20), hard);
+    }
+}
+
+/// Waits until the proxy says that it has dropped its privileges and serves.
+fn await_ready(proxy: &ProxyProcess) -> Result<(), &'static str> {
+    let mut ready = [PollFd::from_borrowed_fd(proxy.orders(), PollFlags::IN)];
+    let patience = Timespec { tv_sec: i64::try_from(START_PATIENCE.as_secs()).unwrap_or(0), tv_nsec: 0 };
+    match poll(&mut ready, Some(&patience)) {
+        Ok(0) | Err(_) => return Err("it took too long"),
+        Ok(_) => {}
+    }
+    let mut message = [0; QUESTION_BYTES];
+    match protocol::receive(proxy.orders(), &mut message, RecvFlags::DONTWAIT) {
+        Ok((length, _)) if message.get(..length).and_then(Question::decode).is_some_and(is_ready) => Ok(()),
+        _ => Err("it ended while it started; its message stands above"),
+    }
+}
+
+fn is_ready((_, question): (u32, Question)) -> bool {
+    question == Question::Ready
+}
+
+/// Tells the service manager, if there is one; a message that it does not take is no reason to stop guarding.
+fn notify(states: &[NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}

@@ -1,0 +1,202 @@
+//! One client's connection, from accept to close.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::caller::{Caller, Processes};
+use crate::cloud::{Asked, Door, Endpoint};
+use crate::policy::Policy;
+use crate::request::{Fault, Gate, Limits as GateLimits, Strictness};
+
+use super::identity::Identity;
+use super::upstream::Owner;
+use super::wire::{Admitted, Ending, Wire};
+use super::worker::Worker;
+use super::{flow, pipeline, record, tunnel};
+
+/// How long a client may go on sending after a refusal, so that closing does not destroy the answer on its way.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// How much is read and thrown away meanwhile.
+const LINGER_BYTES: usize = 256 << 10;
+
+/// One client's connection.
+pub struct Connection {
+    /// The worker that serves it.
+    pub worker: Rc<Worker>,
+    /// Who is at the other end.
+    pub identity: Rc<Identity>,
+    /// The service that the client meant to reach.
+    pub endpoint: Endpoint,
+    /// The bytes.
+    pub wire: Wire,
+}
+
+/// Serves an accepted connection to its end.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let Some(flow) = flow::of(&stream)? else {
+        return reset(&stream); // somebody connected to the listener itself: this is no open relay
+    };
+    let policy = worker.shared.policy.load_full();
+    let original = flow.original.0;
+    let endpoint = Endpoint::new(original.ip(), original.port());
+    let identity = Rc::new(Identity::of(&worker, flow).await);
+    if !policy.catalogue().serves(endpoint) {
+        record::closed(&worker, &identity, "not-an-endpoint");
+        return reset(&stream);
+    }
+    let _counted = match worker.shared.census.admit(identity.uid(), &policy.settings().limits) {
+        Ok(counted) => counted,
+        Err(exceeded) => {
+            record::flood(&worker, &identity, exceeded);
+            return reset(&stream);
+        }
+    };
+    identity.look_up_for_the_log(&worker);
+    match policy.catalogue().door(endpoint) {
+        Door::Opaque => tunnel::opaque(&worker, &identity, &policy, endpoint, stream).await,
+        Door::Http => http(worker, identity, &policy, endpoint, stream).await,
+    }
+}
+
+async fn http(
+    worker: Rc<Worker>,
+    identity: Rc<Identity>,
+    policy: &Policy,
+    endpoint: Endpoint,
+    stream: TcpStream,
+) -> io::Result<()> {
+    let strictness = strictness(policy);
+    let gate = Gate::new(strictness, gate_limits(policy));
+    let still_there = {
+        let (worker, flow) = (Rc::clone(&worker), identity.flow);
+        Box::new(move || worker.diag.borrow_mut().stamps(flow).is_ok())
+    };
+    let wire = Wire::new(stream, gate, strictness, still_there);
+    let connection =
+        Rc::new(Connection { worker: Rc::clone(&worker), identity, endpoint, wire: wire.clone() });
+    let enrolled = worker.roll.enrol(&wire);
+    let service = {
+        let connection = Rc::clone(&connection);
+        service_fn(move |request| pipeline::answer(Rc::clone(&connection), request))
+    };
+    let served = http1::Builder::new()
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .max_headers(policy.settings().limits.headers as usize + 1)
+        .serve_connection(wire.clone(), service)
+        .await;
+    drop(enrolled);
+    let ending = wire.ending();
+    drop(wire);
+    if let Err(error) = served {
+        tracing::debug!(%error, "a client connection ended early");
+    }
+    let connection = Rc::into_inner(connection).ok_or(io::ErrorKind::Other)?;
+    connection.finish(ending).await
+}
+
+impl Connection {
+    /// What the caller asks in the request that hyper has just delivered.
+    #[must_use]
+    pub fn asked(&self, policy: &Policy) -> Asked {
+        match self.wire.admitted() {
+            Some(Admitted::Head(head)) => Asked::read(policy.catalogue(), self.endpoint, head),
+            Some(Admitted::Faulty(fault)) => Asked::unclear(self.endpoint, None, fault),
+            // hyper found one more request in the bytes than the gate did: nothing of it may pass.
+            None => Asked::unclear(self.endpoint, None, Fault::RequestLineMalformed),
+        }
+    }
+
+    /// Who asks it, with the processes if the verdict depends on them.
+    pub async fn caller(&self, policy: &Policy, asked: &Asked) -> Caller {
+        let caller = self.identity.caller();
+        if policy.needs_processes(&caller, asked) {
+            return self.identity.caller_with_processes(&self.worker, policy.needs_digest()).await;
+        }
+        caller
+    }
+
+    /// Whether a caller whose processes were decisive still is who it was, now that the answer is about to be
+    /// released: it could have passed its socket on, or become another program, while the service was asked.
+    pub async fn may_still_have(&self, policy: &Policy, before: &Caller, asked: &Asked) -> bool {
+        if before.processes == Processes::Skipped {
+            return true;
+        }
+        let now = self.caller(policy, asked).await;
+        policy.decide(&now, asked).verdict() == policy.decide(before, asked).verdict()
+    }
+
+    /// Whose idle upstream connections this client may use.
+    #[must_use]
+    pub fn owner(&self) -> Option<Owner> {
+        let stamps = self.identity.stamps()?;
+        Some(Owner { endpoint: self.endpoint, uid: stamps.uid, cgroup_id: stamps.cgroup.id })
+    }
+
+    async fn finish(self, ending: Ending) -> io::Result<()> {
+        match ending {
+            Ending::Ordinary | Ending::Expired => {
+                let Some((stream, _)) = self.wire.into_tunnel() else { return Ok(()) };
+                linger(stream).await;
+                Ok(())
+            }
+            Ending::Tunnel(fault) => {
+                record::unjudged(&self.worker, &self.identity, self.endpoint, fault);
+                let Some((stream, unread)) = self.wire.into_tunnel() else { return Ok(()) };
+                tunnel::run(stream, &unread, SocketAddr::new(self.endpoint.addr, self.endpoint.port)).await
+            }
+        }
+    }
+}
+
+/// How strictly bytes are read: a policy that may refuse anything never tunnels what it cannot read.
+#[must_use]
+pub fn strictness(policy: &Policy) -> Strictness {
+    if policy.can_refuse() { Strictness::Enforce } else { Strictness::Audit }
+}
+
+fn gate_limits(policy: &Policy) -> GateLimits {
+    let limits = &policy.settings().limits;
+    GateLimits { head_bytes: limits.head_bytes as usize, headers: limits.headers as usize }
+}
+
+/// Closes a connection whose client may still be sending: a plain close would answer that with a reset, which
+/// destroys the refusal before the client has read it.
+pub(super) async fn linger(mut stream: TcpStream) {
+    let drain = async {
+        stream.shutdown().await?;
+        let mut scratch = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut scratch).await? {
+                0 => break,
+                length => left = left.saturating_sub(length),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whatever happens, the connection closes now.
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+/// Makes the close a reset: what a client sees whose connection the service itself refused.
+pub(super) fn reset(stream: &TcpStream) -> io::Result<()> {
+    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    Ok(nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger)?)
+}
+
+/// The policy in force at this moment.
+#[must_use]
+pub fn policy_now(worker: &Worker) -> Arc<Policy> {
+    worker.shared.policy.load_full()
+}

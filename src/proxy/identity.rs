@@ -1,0 +1,150 @@
+//! Who is at the other end: stamps when the connection is accepted, processes when a rule or the log wants them.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::audit::event::ProcessSource;
+use crate::caller::stamps::{Flow, RawStamps};
+use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Processes, Stamps, Why};
+use crate::keeper::protocol::{Answer, Question};
+
+use super::record::Finished;
+use super::worker::Worker;
+
+/// How many cgroup paths a worker remembers. Ids are not reused within a boot, so an entry never goes wrong.
+const REMEMBERED_CGROUPS: usize = 4096;
+
+/// What is known of one connection's client.
+pub struct Identity {
+    /// The two ends of the connection.
+    pub flow: Flow,
+    /// What the kernel stamped on the client's socket.
+    pub attribution: Attribution,
+    /// How long it took to find that out.
+    pub took: Duration,
+    lookup: RefCell<Lookup>,
+}
+
+/// Where the look-up of the client's processes stands.
+enum Lookup {
+    /// Nobody asked.
+    NotAsked,
+    /// The keeper was asked for the log's sake; these events wait for its answer.
+    Pending(Vec<Finished>),
+    /// The keeper answered, for the number of events that it was told in.
+    Known(Processes, ProcessSource),
+}
+
+impl Identity {
+    /// Asks the kernel who created the client's socket. It cannot change while the connection lives.
+    pub async fn of(worker: &Worker, flow: Flow) -> Self {
+        let started = Instant::now();
+        let stamps = worker.diag.borrow_mut().stamps(flow);
+        let attribution = match stamps {
+            Ok(stamps) => attribute(worker, stamps).await,
+            Err(why) => Attribution::Unattributed(why),
+        };
+        Self { flow, attribution, took: started.elapsed(), lookup: RefCell::new(Lookup::NotAsked) }
+    }
+
+    /// The uid on the socket, if it is known.
+    #[must_use]
+    pub fn uid(&self) -> Option<u32> {
+        self.stamps().map(|stamps| stamps.uid)
+    }
+
+    /// The stamps, if they are known.
+    #[must_use]
+    pub fn stamps(&self) -> Option<&Stamps> {
+        match &self.attribution {
+            Attribution::Stamped(stamps) => Some(stamps),
+            Attribution::Unattributed(_) => None,
+        }
+    }
+
+    /// The caller as the stamps alone tell it.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        Caller { attribution: self.attribution.clone(), processes: Processes::Skipped }
+    }
+
+    /// The caller with the processes that hold its socket at this moment: asked anew each time, because what holds
+    /// a socket can change between two requests.
+    pub async fn caller_with_processes(&self, worker: &Worker, digest: bool) -> Caller {
+        let Some(stamps) = self.stamps() else { return self.caller() };
+        let processes = holders(worker, stamps, digest).await;
+        self.learn(processes.clone(), ProcessSource::Fresh);
+        Caller { attribution: self.attribution.clone(), processes }
+    }
+
+    /// Starts a look-up for the log's sake, beside the request, unless the uid has used up its share of them.
+    pub fn look_up_for_the_log(self: &Rc<Self>, worker: &Rc<Worker>) {
+        let Some(stamps) = self.stamps() else { return };
+        if !matches!(*self.lookup.borrow(), Lookup::NotAsked) || !worker.lookups.take(stamps.uid, Instant::now()) {
+            return;
+        }
+        self.lookup.replace(Lookup::Pending(Vec::new()));
+        let (identity, worker, stamps) = (Rc::clone(self), Rc::clone(worker), stamps.clone());
+        tokio::task::spawn_local(async move {
+            let processes = holders(&worker, &stamps, false).await;
+            identity.learn(processes, ProcessSource::Fresh);
+        });
+    }
+
+    /// Hands a finished exchange to the log, with what is known of the processes: now, or when the look-up ends.
+    pub fn conclude(&self, finished: Finished) {
+        match &mut *self.lookup.borrow_mut() {
+            Lookup::NotAsked => finished.tell(self, &Processes::Skipped, ProcessSource::Skipped),
+            Lookup::Pending(waiting) => waiting.push(finished),
+            Lookup::Known(processes, source) => {
+                finished.tell(self, processes, *source);
+                *source = ProcessSource::Cached;
+            }
+        }
+    }
+
+    fn learn(&self, processes: Processes, source: ProcessSource) {
+        let before = self.lookup.replace(Lookup::Known(processes, source));
+        if let Lookup::Pending(waiting) = before {
+            for finished in waiting {
+                self.conclude(finished);
+            }
+        }
+    }
+}
+
+async fn attribute(worker: &Worker, raw: RawStamps) -> Attribution {
+    match cgroup_path(worker, raw.cgroup_id).await {
+        Some(path) => Attribution::Stamped(Stamps {
+            uid: raw.uid,
+            cgroup: Cgroup { id: raw.cgroup_id, path },
+            inode: raw.inode,
+            cookie: raw.cookie,
+        }),
+        None => Attribution::Unattributed(Why::UnknownCgroup),
+    }
+}
+
+async fn cgroup_path(worker: &Worker, id: u64) -> Option<CgroupPath> {
+    if let Some(path) = worker.cgroups.borrow().get(&id) {
+        return Some(path.clone());
+    }
+    let Answer::CgroupPath(Some(path)) = worker.keeper.ask(Question::CgroupPath { id }).await? else { return None };
+    let path = CgroupPath::new(path)?;
+    let mut known = worker.cgroups.borrow_mut();
+    if known.len() >= REMEMBERED_CGROUPS {
+        known.clear();
+    }
+    known.insert(id, path.clone());
+    Some(path)
+}
+
+async fn holders(worker: &Worker, stamps: &Stamps, digest: bool) -> Processes {
+    let question =
+        Question::Holders { cgroup_id: stamps.cgroup.id, inode: stamps.inode, uid: stamps.uid, digest };
+    match worker.keeper.ask(question).await {
+        Some(Answer::Holders(Some(holders))) if !holders.is_empty() => Processes::Holders(holders),
+        _ => Processes::Unknown,
+    }
+}

@@ -1,0 +1,63 @@
+//! The proxy's line to the keeper: one question at a time, with a time limit, never blocking the worker.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram as StdDatagram;
+use std::time::Duration;
+
+use tokio::net::UnixDatagram;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::keeper::protocol::{Answer, MESSAGE_BYTES, Question, Reply};
+
+/// How many questions may wait for the line. Beyond that the asker is told "unknown" at once: a flood of callers
+/// that need a look-up must not queue up before everybody else's.
+const WAITING: usize = 64;
+
+/// How long an answer may take before it counts as unknown. Clients give a connection 250 ms.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// One worker's channel to the keeper.
+#[derive(Debug)]
+pub struct KeeperLine {
+    channel: UnixDatagram,
+    places: Semaphore,
+    turn: Mutex<Vec<u8>>,
+    number: Cell<u32>,
+}
+
+impl KeeperLine {
+    /// A line over this end of the channel. Must be called inside the worker's runtime.
+    pub fn new(channel: OwnedFd) -> io::Result<Self> {
+        // A seqpacket socket keeps messages apart as a datagram socket does, and tokio knows only the latter.
+        let channel = StdDatagram::from(channel);
+        channel.set_nonblocking(true)?;
+        Ok(Self {
+            channel: UnixDatagram::from_std(channel)?,
+            places: Semaphore::new(WAITING),
+            turn: Mutex::new(vec![0; MESSAGE_BYTES]),
+            number: Cell::new(0),
+        })
+    }
+
+    /// Asks and waits for the answer; `None` if there is none in time.
+    pub async fn ask(&self, question: Question) -> Option<Answer> {
+        let _place = self.places.try_acquire().ok()?;
+        tokio::time::timeout(PATIENCE, self.exchange(question)).await.ok()?
+    }
+
+    async fn exchange(&self, question: Question) -> Option<Answer> {
+        let mut buffer = self.turn.lock().await;
+        let number = self.number.get().wrapping_add(1);
+        self.number.set(number);
+        self.channel.send(&question.encode(number)).await.ok()?;
+        loop {
+            let length = self.channel.recv(&mut buffer).await.ok()?;
+            let reply: Reply = serde_json::from_slice(buffer.get(..length)?).ok()?;
+            if reply.number == number {
+                return Some(reply.answer); // else the late answer to a question that was given up
+            }
+        }
+    }
+}

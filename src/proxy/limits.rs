@@ -1,0 +1,241 @@
+//! What one caller may use up: connections, and look-ups of processes. And the sweep that ends what takes too long.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::policy::Limits;
+
+use super::wire::{Phase, WeakWire, Wire};
+
+/// How many process look-ups one uid may have for the log's sake: at once, and then each second. Look-ups that a
+/// rule needs are not counted.
+const LOOKUPS: f64 = 20.0;
+
+/// How many uids a worker keeps an account of.
+const ACCOUNTS: usize = 1024;
+
+/// Connections at this moment, in all workers together.
+#[derive(Debug, Default)]
+pub struct Census {
+    total: AtomicU32,
+    by_uid: Mutex<HashMap<Option<u32>, u32>>,
+}
+
+/// A counted connection; dropping it takes it off the count.
+#[derive(Debug)]
+pub struct Counted {
+    census: Arc<Census>,
+    uid: Option<u32>,
+}
+
+/// Which limit a connection would exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exceeded {
+    /// Connections in all.
+    Total,
+    /// Connections of this uid.
+    PerUid,
+}
+
+impl Census {
+    /// Counts a connection of this uid (`None`: unattributed).
+    ///
+    /// Root is not held to the total: the agents that a machine cannot do without run as root, and a flood from
+    /// other users must not shut them out.
+    pub fn admit(self: &Arc<Self>, uid: Option<u32>, limits: &Limits) -> Result<Counted, Exceeded> {
+        let is_root = uid == Some(0);
+        if !is_root && self.total.load(Ordering::Relaxed) >= limits.connections {
+            return Err(Exceeded::Total);
+        }
+        let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_uid.entry(uid).or_insert(0);
+        if *count >= limits.connections_per_uid {
+            return Err(Exceeded::PerUid);
+        }
+        *count += 1;
+        self.total.fetch_add(1, Ordering::Relaxed);
+        Ok(Counted { census: Arc::clone(self), uid })
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.census.total.fetch_sub(1, Ordering::Relaxed);
+        let mut by_uid = self.census.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_uid.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                by_uid.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// How many look-ups each uid has left: a bucket that fills with time.
+#[derive(Debug, Default)]
+pub struct LookupBudget(RefCell<HashMap<u32, (f64, Instant)>>);
+
+impl LookupBudget {
+    /// Takes one look-up from this uid's account, if there is one.
+    pub fn take(&self, uid: u32, now: Instant) -> bool {
+        let mut accounts = self.0.borrow_mut();
+        if accounts.len() >= ACCOUNTS && !accounts.contains_key(&uid) {
+            accounts.clear();
+        }
+        let (left, since) = accounts.entry(uid).or_insert((LOOKUPS, now));
+        *left = (*left + now.duration_since(*since).as_secs_f64() * LOOKUPS).min(LOOKUPS);
+        *since = now;
+        let granted = *left >= 1.0;
+        if granted {
+            *left -= 1.0;
+        }
+        granted
+    }
+}
+
+/// Counts refused connections, and says once a second that it is time to tell how many.
+#[derive(Debug, Default)]
+pub struct Flood {
+    count: Cell<u64>,
+    told: Cell<Option<Instant>>,
+}
+
+impl Flood {
+    /// Counts one more; the number to tell, at most once a second.
+    pub fn count(&self, now: Instant) -> Option<u64> {
+        let count = self.count.get() + 1;
+        let due = self.told.get().is_none_or(|told| now.duration_since(told) >= Duration::from_secs(1));
+        self.count.set(if due { 0 } else { count });
+        if due {
+            self.told.set(Some(now));
+        }
+        due.then_some(count)
+    }
+}
+
+/// The connections of one worker, for the sweep.
+#[derive(Default)]
+pub struct Roll {
+    connections: RefCell<HashMap<u64, WeakWire>>,
+    next: Cell<u64>,
+}
+
+/// A place on the roll; dropping it strikes the connection off.
+pub struct Enrolled {
+    roll: Rc<Roll>,
+    number: u64,
+}
+
+impl Roll {
+    /// Puts a connection on the roll.
+    pub fn enrol(self: &Rc<Self>, wire: &Wire) -> Enrolled {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        self.connections.borrow_mut().insert(number, wire.downgrade());
+        Enrolled { roll: Rc::clone(self), number }
+    }
+
+    /// Whether there is any connection to watch.
+    pub fn is_empty(&self) -> bool {
+        self.connections.borrow().is_empty()
+    }
+
+    /// Ends every connection whose head, body or next request is overdue, and notices half-closed clients that
+    /// have left meanwhile.
+    pub fn sweep(&self, limits: &Limits, now: Instant) {
+        for wire in self.wires() {
+            if is_overdue(wire.phase(), limits, now) {
+                wire.expire();
+            }
+            wire.check_half_closed();
+        }
+    }
+
+    /// Ends the connections that wait for a request; `all` ends the others too.
+    pub fn expire(&self, all: bool) {
+        for wire in self.wires() {
+            if all || matches!(wire.phase(), Phase::Idle(_) | Phase::Head(_)) {
+                wire.expire();
+            }
+        }
+    }
+
+    fn wires(&self) -> Vec<Wire> {
+        self.connections.borrow().values().filter_map(WeakWire::upgrade).collect()
+    }
+}
+
+impl Drop for Enrolled {
+    fn drop(&mut self) {
+        self.roll.connections.borrow_mut().remove(&self.number);
+    }
+}
+
+fn is_overdue(phase: Phase, limits: &Limits, now: Instant) -> bool {
+    let limit = |seconds: u32| Duration::from_secs(seconds.into());
+    match phase {
+        Phase::Idle(since) => now.duration_since(since) > limit(limits.idle_seconds),
+        // A slow head is how one client holds a connection with a byte a minute; bodies may pause for longer.
+        Phase::Head(since) => now.duration_since(since) > limit(limits.head_seconds),
+        Phase::Body(since) => now.duration_since(since) > limit(limits.idle_seconds),
+        Phase::Answering => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_uid_cannot_take_every_connection() {
+        let limits = Limits { connections: 10, connections_per_uid: 3, ..Limits::default() };
+        let census = Arc::new(Census::default());
+        let flood: Vec<_> = (0..3).map(|_| census.admit(Some(1000), &limits).unwrap()).collect();
+        assert_eq!(census.admit(Some(1000), &limits).unwrap_err(), Exceeded::PerUid);
+        assert!(census.admit(Some(33), &limits).is_ok());
+        drop(flood);
+        assert!(census.admit(Some(1000), &limits).is_ok());
+        assert_eq!(census.total(), 0);
+    }
+
+    #[test]
+    fn root_gets_in_when_others_have_filled_the_house() {
+        let limits = Limits { connections: 2, connections_per_uid: 2, ..Limits::default() };
+        let census = Arc::new(Census::default());
+        let _flood: Vec<_> = (0..2).map(|_| census.admit(None, &limits).unwrap()).collect();
+        assert_eq!(census.admit(Some(1000), &limits).unwrap_err(), Exceeded::Total);
+        assert!(census.admit(Some(0), &limits).is_ok());
+    }
+
+    #[test]
+    fn look_ups_are_given_out_over_time() {
+        let budget = LookupBudget::default();
+        let start = Instant::now();
+        let granted = (0..100).filter(|_| budget.take(1000, start)).count();
+        assert_eq!(granted, 20);
+        assert!(budget.take(33, start), "another uid has its own account");
+        assert!(budget.take(1000, start + Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn only_an_answer_may_take_as_long_as_it_likes() {
+        let limits = Limits::default();
+        let since = Instant::now();
+        let later = since + Duration::from_secs(100_000);
+        for phase in [Phase::Idle(since), Phase::Head(since), Phase::Body(since)] {
+            assert!(!is_overdue(phase, &limits, since));
+            assert!(is_overdue(phase, &limits, later));
+        }
+        assert!(!is_overdue(Phase::Answering, &limits, later));
+    }
+}

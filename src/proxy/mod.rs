@@ -1,0 +1,19 @@
+//! The unprivileged half: it reads what callers write, judges it, and speaks to the metadata service.
+//!
+//! [`pipeline`] is the sentence of the crate's documentation, read top to bottom. [`wire`] puts the gate under
+//! hyper's server; [`upstream`] takes permits; [`record`] turns each exchange into one event.
+
+pub mod connection;
+pub mod flow;
+pub mod identity;
+pub mod keeper_line;
+pub mod limits;
+pub mod pipeline;
+pub mod record;
+pub mod reply;
+pub mod run;
+pub mod sandbox;
+pub mod tunnel;
+pub mod upstream;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,47 @@
+//! The sentence: a caller asks an endpoint for a target; the policy gives a decision; the mode makes it an action;
+//! an event tells it.
+
+use std::rc::Rc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::policy::Action;
+
+use super::connection::{Connection, policy_now};
+use super::record::Exchange;
+use super::reply::{self, ReplyBody};
+use super::upstream::{self, UpstreamError};
+
+/// Answers one request. Every request is decided anew, by the policy that is in force at that moment.
+pub async fn answer(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, UpstreamError> {
+    let policy = policy_now(&connection.worker);
+    let mut exchange = Exchange::begin(&connection, &policy);
+    let asked = connection.asked(&policy);
+    let caller = connection.caller(&policy, &asked).await;
+    let decision = policy.decide(&caller, &asked);
+    exchange.judged(&asked, &decision);
+    if exchange.must_not_go_unrecorded(&asked, &decision) {
+        return Ok(reply::refuse(&policy.catalogue().refusal(&asked), reply::NO_RECORD, false, exchange));
+    }
+    match decision.act(asked.clone()) {
+        Action::Refuse(refusal) => {
+            let answer = policy.catalogue().refusal(&asked);
+            Ok(reply::refuse(&answer, &refusal.decision().reason().to_string(), asked.head.is_none(), exchange))
+        }
+        Action::Forward(permit) => {
+            let sent = upstream::forward(&connection.worker, &permit, connection.endpoint, connection.owner(), request);
+            let response = match sent.await {
+                Ok(response) => response,
+                Err(error) => return Err(exchange.upstream_failed(error)),
+            };
+            if !connection.may_still_have(&policy, &caller, &asked).await {
+                return Ok(reply::refuse(&policy.catalogue().refusal(&asked), reply::NO_LONGER, true, exchange));
+            }
+            Ok(exchange.stream(response))
+        }
+    }
+}

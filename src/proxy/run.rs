@@ -1,0 +1,281 @@
+//! The proxy's life: take the keeper's order, drop everything, serve.
+
+use std::fs::File;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rustix::net::RecvFlags;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::audit::{Destination, Sink};
+use crate::caller::stamps::SockDiag;
+use crate::keeper::bundle::Bundle;
+use crate::keeper::protocol::{self, LogKind, MESSAGE_BYTES, Order, Question};
+use crate::policy::Policy;
+
+use super::keeper_line::KeeperLine;
+use super::limits::{Census, Flood, LookupBudget, Roll};
+use super::sandbox::{self, SandboxError};
+use super::upstream::Pool;
+use super::worker::{Shared, Worker};
+use super::connection;
+
+/// How often overdue connections are looked for, while there are any.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long a worker waits after a failed accept: descriptors that are used up do not come back by asking.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// Why the proxy cannot serve.
+#[derive(Debug, Error)]
+pub enum ProxyError {
+    /// Somebody started it by hand, or the keeper is of another version.
+    #[error("imds-guard proxy is started by imds-guard run, with its orders on standard input")]
+    Orders,
+    /// The keeper checked the policy, and yet it does not compile.
+    #[error("the policy that the keeper sent does not compile")]
+    Policy,
+    /// The sandbox could not be closed.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The system failed.
+    #[error("the system refused: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs the proxy until the keeper orders it to end, or is gone.
+pub fn run() -> Result<(), ProxyError> {
+    let orders = io::stdin().as_fd().try_clone_to_owned()?;
+    let start = Start::receive(&orders)?;
+    sandbox::drop_privileges(start.uid, start.gid)?;
+    let policy = start.bundle.compile().map_err(|_| ProxyError::Policy)?.policy;
+    let diags = start.channels.iter().map(|_| SockDiag::open()).collect::<io::Result<Vec<_>>>()?;
+    let mut ports: Vec<u16> = policy.catalogue().endpoints().iter().map(|endpoint| endpoint.port).collect();
+    ports.dedup();
+    let fence = sandbox::lock_in(&ports)?;
+    if !fence.landlock {
+        tracing::warn!("this kernel has no Landlock: the proxy is held by its uid and the system-call filter alone");
+    }
+    serve(&orders, start.log, start.listeners, start.channels, diags, policy)
+}
+
+/// The first order with everything that came along.
+struct Start {
+    uid: u32,
+    gid: u32,
+    bundle: Bundle,
+    log: Destination,
+    listeners: Vec<StdListener>,
+    channels: Vec<OwnedFd>,
+}
+
+impl Start {
+    fn receive(orders: &OwnedFd) -> Result<Self, ProxyError> {
+        let (order, descriptors) = receive(orders).ok_or(ProxyError::Orders)?;
+        let Order::Start { uid, gid, log, listeners, workers } = order else { return Err(ProxyError::Orders) };
+        if descriptors.len() != 2 + listeners + workers {
+            return Err(ProxyError::Orders);
+        }
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().ok_or(ProxyError::Orders);
+        Ok(Self {
+            uid,
+            gid,
+            bundle: Bundle::unseal(next()?)?,
+            log: destination(log, next()?),
+            listeners: (0..listeners).map(|_| Ok(next()?.into())).collect::<Result<_, ProxyError>>()?,
+            channels: descriptors.collect(),
+        })
+    }
+}
+
+fn receive(orders: &OwnedFd) -> Option<(Order, Vec<OwnedFd>)> {
+    let mut buffer = vec![0; MESSAGE_BYTES];
+    let (length, descriptors) = protocol::receive(orders, &mut buffer, RecvFlags::empty()).ok()?;
+    Some((serde_json::from_slice(buffer.get(..length)?).ok()?, descriptors))
+}
+
+fn destination(kind: LogKind, descriptor: OwnedFd) -> Destination {
+    match kind {
+        LogKind::Stream => Destination::Stream(File::from(descriptor)),
+        LogKind::Journal => Destination::Journal(descriptor.into()),
+    }
+}
+
+fn serve(
+    orders: &OwnedFd,
+    log: Destination,
+    listeners: Vec<StdListener>,
+    channels: Vec<OwnedFd>,
+    diags: Vec<SockDiag>,
+    policy: Policy,
+) -> Result<(), ProxyError> {
+    let (sink, writer) = Sink::start(log)?;
+    let (drain, draining) = watch::channel(None);
+    let shared = Arc::new(Shared {
+        policy: ArcSwap::from_pointee(policy),
+        sink: sink.clone(),
+        census: Arc::new(Census::default()),
+        draining,
+        run_id: run_id()?,
+    });
+    let mut workers = Vec::new();
+    for (index, (channel, diag)) in channels.into_iter().zip(diags).enumerate() {
+        let listeners = listeners.iter().map(StdListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+        let shared = Arc::clone(&shared);
+        let worker = thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || work(index, shared, channel, diag, listeners))?;
+        workers.push(worker);
+    }
+    drop(listeners);
+    protocol::send(orders, &Question::Ready.encode(0), &[])?;
+    let patience = obey(orders, &shared);
+    let deadline = Instant::now() + patience;
+    // Workers that have already ended hear nothing, which is what they are told.
+    let _ = drain.send(Some(deadline));
+    for worker in workers {
+        if !matches!(worker.join(), Ok(Ok(()))) {
+            tracing::error!("a worker failed");
+        }
+    }
+    sink.close();
+    let _ = writer.join();
+    Ok(())
+}
+
+/// Carries out orders until the last one; how long requests under way may still take.
+fn obey(orders: &OwnedFd, shared: &Shared) -> Duration {
+    let mut reloads = 0;
+    while let Some((order, mut descriptors)) = receive(orders) {
+        match (order, descriptors.pop()) {
+            (Order::Reload, Some(memory)) => {
+                if reload(memory, shared) {
+                    reloads += 1;
+                    let _ = protocol::send(orders, &Question::Reloaded { count: reloads }.encode(0), &[]);
+                }
+            }
+            (Order::Rotate(kind), Some(descriptor)) => shared.sink.redirect(destination(kind, descriptor)),
+            (Order::Drain { patience_ms }, _) => return Duration::from_millis(patience_ms),
+            (order, _) => tracing::error!(?order, "an order came without what belongs to it"),
+        }
+    }
+    Duration::ZERO
+}
+
+/// The keeper has compiled this very policy before; one that fails here would be a difference between two
+/// processes of one program, and the old policy stays.
+fn reload(memory: OwnedFd, shared: &Shared) -> bool {
+    let compiled = Bundle::unseal(memory).ok().and_then(|bundle| bundle.compile().ok());
+    let Some(compiled) = compiled else {
+        tracing::error!("the reloaded policy does not compile here; the old one stays in force");
+        return false;
+    };
+    shared.policy.store(Arc::new(compiled.policy));
+    true
+}
+
+/// A number that no other run is likely to have.
+fn run_id() -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+/// One worker: a runtime of its own on a thread of its own.
+fn work(
+    index: usize,
+    shared: Arc<Shared>,
+    channel: OwnedFd,
+    diag: SockDiag,
+    listeners: Vec<StdListener>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, async move {
+        let draining = shared.draining.clone();
+        let worker = Rc::new(Worker {
+            shared,
+            diag: diag.into(),
+            keeper: KeeperLine::new(channel)?,
+            cgroups: std::cell::RefCell::default(),
+            pool: std::cell::RefCell::new(Pool::default()),
+            roll: Rc::new(Roll::default()),
+            lookups: LookupBudget::default(),
+            floods: Flood::default(),
+            busy: tokio::sync::Notify::new(),
+            index,
+            events: std::cell::Cell::new(0),
+        });
+        tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+        for listener in listeners {
+            listener.set_nonblocking(true)?;
+            tokio::task::spawn_local(accept(Rc::clone(&worker), TcpListener::from_std(listener)?));
+        }
+        until_drained(&worker, draining).await;
+        Ok(())
+    })
+}
+
+async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+    let mut draining = worker.shared.draining.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = draining.changed() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                worker.busy.notify_one();
+                let worker = Rc::clone(&worker);
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = connection::serve(worker, stream).await {
+                        tracing::debug!(%error, "a connection failed");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Once a second, while there is anything that could be overdue; an idle guard has no timer.
+async fn sweep(worker: Rc<Worker>) {
+    loop {
+        worker.busy.notified().await;
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let now = Instant::now();
+            let limits = worker.shared.policy.load().settings().limits;
+            worker.roll.sweep(&limits, now);
+            worker.pool.borrow_mut().sweep(now);
+            if worker.roll.is_empty() && worker.pool.borrow().is_empty() {
+                break;
+            }
+        }
+    }
+}
+
+/// Waits for the order to end, then for the requests under way, but not beyond the deadline.
+async fn until_drained(worker: &Worker, mut draining: watch::Receiver<Option<Instant>>) {
+    let deadline = match draining.wait_for(Option::is_some).await {
+        Ok(deadline) => deadline.unwrap_or_else(Instant::now),
+        Err(_) => return,
+    };
+    while !worker.roll.is_empty() && Instant::now() < deadline {
+        worker.roll.expire(false);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    worker.roll.expire(true);
+    tokio::task::yield_now().await;
+}

@@ -1,0 +1,201 @@
+//! What the proxy gives up before it reads a caller's first byte, and for good.
+//!
+//! Whoever takes the proxy over by a crafted request finds a process without a capability, without a file system,
+//! and with system calls enough to serve HTTP: it can reach the metadata endpoints, which it could anyway, and ask
+//! the keeper three small questions.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, NetPort, RestrictionStatus, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+};
+use nix::libc;
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+use thiserror::Error;
+
+/// Why the proxy could not be locked in. It must not run then.
+#[derive(Debug, Error)]
+pub enum SandboxError {
+    /// The user could not be changed.
+    #[error("cannot become uid {uid}")]
+    User {
+        /// The uid.
+        uid: u32,
+        /// What the system said.
+        #[source]
+        cause: nix::Error,
+    },
+    /// A capability could not be dropped.
+    #[error("cannot drop capabilities")]
+    Capabilities(#[source] caps::errors::CapsError),
+    /// `no_new_privs` or the parent-death signal could not be set.
+    #[error("prctl failed")]
+    Prctl(#[source] io::Error),
+    /// Landlock refused a rule set.
+    #[error("landlock refused")]
+    Landlock(#[from] landlock::RulesetError),
+    /// The system-call filter could not be built.
+    #[error("the system-call filter could not be built")]
+    Filter(#[from] seccompiler::BackendError),
+    /// The system-call filter could not be installed.
+    #[error("the system-call filter could not be installed")]
+    Install(#[from] seccompiler::Error),
+}
+
+/// Becomes the guard's user with no group but its own and no capability, now or later.
+pub fn drop_privileges(uid: u32, gid: u32) -> Result<(), SandboxError> {
+    let user = |cause| SandboxError::User { uid, cause };
+    caps::clear(None, caps::CapSet::Ambient).map_err(SandboxError::Capabilities)?;
+    drop_bounding_set()?;
+    setgroups(&[]).map_err(user)?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setresgid(gid, gid, gid).map_err(user)?;
+    setresuid(uid, uid, uid).map_err(user)?;
+    for set in [caps::CapSet::Effective, caps::CapSet::Permitted, caps::CapSet::Inheritable] {
+        caps::clear(None, set).map_err(SandboxError::Capabilities)?;
+    }
+    rustix::thread::set_no_new_privs(true).map_err(|errno| SandboxError::Prctl(errno.into()))?;
+    // After the change of user, which clears it: a proxy whose keeper is gone has nobody to answer to.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|errno| SandboxError::Prctl(errno.into()))
+}
+
+/// Without `CAP_SETPCAP` (in a service that was not given it) the set stays; a process with `no_new_privs` and no
+/// capability cannot use what is in it.
+fn drop_bounding_set() -> Result<(), SandboxError> {
+    let may = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SETPCAP)
+        .map_err(SandboxError::Capabilities)?;
+    if may { caps::clear(None, caps::CapSet::Bounding).map_err(SandboxError::Capabilities) } else { Ok(()) }
+}
+
+/// What the kernel could enforce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// Landlock: no file can be opened, and only the endpoints' ports be connected to.
+    pub landlock: bool,
+}
+
+/// Locks the calling thread in, and every thread that it starts from now on.
+///
+/// `ports` are those of the endpoints: the only TCP ports to which it may connect.
+pub fn lock_in(ports: &[u16]) -> Result<Fence, SandboxError> {
+    let status = landlock(ports)?;
+    seccompiler::apply_filter(&filter()?)?;
+    Ok(Fence { landlock: status.ruleset != RulesetStatus::NotEnforced })
+}
+
+/// Nothing of the file system, no TCP port but the endpoints', no abstract sockets and no signals outwards. Kernels
+/// without Landlock, or with an older one, enforce what they can.
+fn landlock(ports: &[u16]) -> Result<RestrictionStatus, SandboxError> {
+    let abi = ABI::V6;
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?;
+    for port in ports {
+        ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+    }
+    Ok(ruleset.restrict_self()?)
+}
+
+/// The system calls of a server that was handed its descriptors. All else fails with EPERM: killing would make a
+/// library's harmless curiosity an outage.
+fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    rules.insert(libc::SYS_socket, vec![tcp_over(libc::AF_INET)?, tcp_over(libc::AF_INET6)?]);
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)?.try_into()
+}
+
+/// New sockets are TCP, for connections to the endpoints; whatever else the proxy needs it was handed.
+fn tcp_over(family: i32) -> Result<SeccompRule, seccompiler::BackendError> {
+    const KIND: u64 = 0xf; // the rest of the second argument are flags
+    let is = |index, operator, value: i32| {
+        SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, u64::from(value.unsigned_abs()))
+    };
+    SeccompRule::new(vec![
+        is(0, SeccompCmpOp::Eq, family)?,
+        is(1, SeccompCmpOp::MaskedEq(KIND), libc::SOCK_STREAM)?,
+    ])
+}
+
+const ALLOWED: &[i64] = &[
+    // connections
+    libc::SYS_accept4,
+    libc::SYS_connect,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    // descriptors
+    libc::SYS_close,
+    libc::SYS_dup,
+    libc::SYS_fcntl,
+    libc::SYS_fstat,
+    libc::SYS_ioctl,
+    libc::SYS_lseek,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // waiting
+    libc::SYS_clock_nanosleep,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    libc::SYS_futex,
+    libc::SYS_nanosleep,
+    libc::SYS_ppoll,
+    libc::SYS_restart_syscall,
+    libc::SYS_sched_yield,
+    // memory
+    libc::SYS_brk,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    // threads and the end
+    libc::SYS_clone3,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_get_robust_list,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_prctl,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_set_robust_list,
+    libc::SYS_sigaltstack,
+    libc::SYS_tgkill,
+    // clocks and chance
+    libc::SYS_clock_getres,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    // calls that only older architectures have
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_clone,
+    #[cfg(not(target_arch = "x86_64"))]
+    libc::SYS_clone,
+];

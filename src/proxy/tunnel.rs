@@ -1,0 +1,66 @@
+//! Bytes that are passed on unread: what audit mode cannot judge, and what goes through opaque doors.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
+use tokio::net::TcpStream;
+
+use crate::audit::event::Outcome;
+use crate::cloud::Endpoint;
+use crate::policy::{Policy, Verdict};
+
+use super::identity::Identity;
+use super::record;
+use super::worker::Worker;
+
+/// The port on which a refusal is a TLS alert.
+const HTTPS: u16 = 443;
+
+/// A fatal TLS alert, `handshake_failure` (RFC 8446, section 6): clients that know a plain door fall back to it,
+/// where they would take a reset for the end of the service.
+const TLS_ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
+
+/// Buffers of a tunnel, in bytes for each direction.
+const BUFFER: usize = 16 << 10;
+
+/// Connects the client to where it meant to go, and passes bytes on until both ends are done.
+pub async fn run(mut client: TcpStream, unread: &[u8], original: SocketAddr) -> io::Result<()> {
+    let mut service = match TcpStream::connect(original).await {
+        Ok(service) => service,
+        Err(_) => return super::connection::reset(&client),
+    };
+    service.set_nodelay(true)?;
+    service.write_all(unread).await?;
+    copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER).await?;
+    Ok(())
+}
+
+/// A door behind which the guard cannot read: the caller alone decides.
+pub async fn opaque(
+    worker: &Rc<Worker>,
+    identity: &Rc<Identity>,
+    policy: &Policy,
+    endpoint: Endpoint,
+    mut client: TcpStream,
+) -> io::Result<()> {
+    let asked_for_processes = policy.opaque_needs_processes(&identity.caller());
+    let caller = if asked_for_processes {
+        identity.caller_with_processes(worker, policy.needs_digest()).await
+    } else {
+        identity.caller()
+    };
+    let decision = policy.decide_opaque(&caller);
+    if decision.verdict() == Verdict::Allow || decision.would_deny() {
+        record::opaque(worker, identity, &decision, Outcome::Tunnelled);
+        return run(client, &[], SocketAddr::new(endpoint.addr, endpoint.port)).await;
+    }
+    record::opaque(worker, identity, &decision, Outcome::Refused);
+    if endpoint.port != HTTPS {
+        return super::connection::reset(&client);
+    }
+    client.write_all(&TLS_ALERT).await?;
+    super::connection::linger(client).await;
+    Ok(())
+}

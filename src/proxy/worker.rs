@@ -1,0 +1,68 @@
+//! What one worker thread has to itself, and what the workers share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::audit::Sink;
+use crate::caller::CgroupPath;
+use crate::caller::stamps::SockDiag;
+use crate::policy::Policy;
+
+use super::keeper_line::KeeperLine;
+use super::limits::{Census, Flood, LookupBudget, Roll};
+use super::upstream::Pool;
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The policy in force; a reload exchanges it, and every request loads it anew.
+    pub policy: ArcSwap<Policy>,
+    /// The audit log.
+    pub sink: Sink,
+    /// Connections at this moment.
+    pub census: Arc<Census>,
+    /// Set when the guard stops: nothing new is accepted, and what is under way may go on until then.
+    pub draining: tokio::sync::watch::Receiver<Option<Instant>>,
+    /// What makes this run's event ids unlike any other's.
+    pub run_id: u32,
+}
+
+/// One worker.
+pub struct Worker {
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
+    /// Its own line to the kernel's socket table.
+    pub diag: RefCell<SockDiag>,
+    /// Its own line to the keeper.
+    pub keeper: KeeperLine,
+    /// Paths of cgroups that it has met.
+    pub cgroups: RefCell<HashMap<u64, CgroupPath>>,
+    /// Idle upstream connections.
+    pub pool: RefCell<Pool>,
+    /// Client connections under way.
+    pub roll: Rc<Roll>,
+    /// Look-ups of processes that are left to each uid.
+    pub lookups: LookupBudget,
+    /// Connections that were refused because of a limit.
+    pub floods: Flood,
+    /// Told when a connection comes in: the sweep has something to do.
+    pub busy: tokio::sync::Notify,
+    /// Which worker this is.
+    pub index: usize,
+    /// How many events it has named.
+    pub events: Cell<u64>,
+}
+
+impl Worker {
+    /// A name for one event: unlike any other's of this run, and of other runs but for chance.
+    pub fn event_id(&self) -> String {
+        let number = self.events.get();
+        self.events.set(number + 1);
+        format!("{:08x}-{}-{number:x}", self.shared.run_id, self.index)
+    }
+}
