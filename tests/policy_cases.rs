@@ -148,10 +148,13 @@ impl Case {
         };
         let mut head = format!("{} HTTP/1.1\r\n", self.request);
         if !self.headers.iter().any(|header| header.to_ascii_lowercase().starts_with("host:")) {
-            head += &format!("Host: {host}\r\n");
+            head.push_str("Host: ");
+            head.push_str(&host);
+            head.push_str("\r\n");
         }
         for header in &self.headers {
-            head += &format!("{header}\r\n");
+            head.push_str(header);
+            head.push_str("\r\n");
         }
         head += "\r\n";
         let head = RawHead::read(head.as_bytes(), Limits { head_bytes: 16_384, headers: 100 }).unwrap();
@@ -192,7 +195,7 @@ impl Case {
     }
 }
 
-fn expect<T: PartialEq + Debug>(what: &str, wanted: T, got: T, told: &str) -> Result<(), String> {
+fn expect<T: PartialEq + Debug + Copy>(what: &str, wanted: T, got: T, told: &str) -> Result<(), String> {
     if wanted == got { Ok(()) } else { Err(format!("{what}: wanted {wanted:?}, got {got:?} ({told})")) }
 }
 
