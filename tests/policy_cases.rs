@@ -183,7 +183,7 @@ impl Case {
         if let Some(needed) = self.needs_processes {
             expect("needs-processes", needed, policy.needs_processes(&caller, &asked), &told)?;
         }
-        let action = match decision.act(asked) {
+        let action = match decision.act(&asked) {
             Action::Refuse(_) => "refuse",
             Action::Forward(permit) => match permit.form() {
                 Form::Rebuilt(_) => "rebuilt",

@@ -157,10 +157,15 @@ backend imds
 
 def redirect(port, uid):
     """The guard's own redirect rule, for a proxy that is not the guard."""
-    return f"""table ip bench {{ chain out {{ type nat hook output priority -110; policy accept;
+    return f"""
+table ip bench {{
+    chain redirect_output {{
+        type nat hook output priority -110; policy accept;
         meta skuid {uid} accept
         ip daddr {ADDRESS} tcp dport 80 redirect to :{port}
-    }} }}"""
+    }}
+}}
+"""
 
 
 @contextlib.contextmanager
@@ -273,6 +278,16 @@ def median(samples, key):
     return statistics.median(sample[key] for sample in samples)
 
 
+@contextlib.contextmanager
+def workplace(keep):
+    if keep:
+        Path(keep).mkdir(parents=True, exist_ok=True)
+        yield keep
+    else:
+        with tempfile.TemporaryDirectory(prefix="imds-bench-") as work:
+            yield work
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", default="target/release/imds-guard")
@@ -281,13 +296,14 @@ def main():
     parser.add_argument("--ways", default="direct,nginx,haproxy,guard,guard+exe")
     parser.add_argument("--cases", default=",".join(case for case, _, _ in CASES))
     parser.add_argument("--json", help="also write the medians to this file")
+    parser.add_argument("--keep", help="keep configurations and logs in this directory")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench: must run as root (it makes network namespaces)")
     results = {}
     ways = arguments.ways.split(",")
     cases = [case for case in CASES if case[0] in arguments.cases.split(",")]
-    with tempfile.TemporaryDirectory(prefix="imds-bench-") as work, namespaces(), unit() as cgroup:
+    with workplace(arguments.keep) as work, namespaces(), unit() as cgroup:
         os.chmod(work, 0o777)
         bench = Bench(arguments, work)
         starters = {"direct": bench.direct, "nginx": bench.nginx, "haproxy": bench.haproxy, "guard": bench.guard,

@@ -93,14 +93,15 @@ impl Decision {
     /// Under enforce what was judged is what is sent, so without a target there is nothing to send, and the
     /// answer is a refusal whatever the verdict says.
     #[must_use = "dropping the action answers nobody"]
-    pub fn act(self, asked: Asked) -> Action {
-        match (self.mode, self.verdict, asked.target) {
+    pub fn act(self, asked: &Asked) -> Action<'_> {
+        match (self.mode, self.verdict, &asked.target) {
             (Mode::Enforce, Verdict::Allow, Ok(target)) => {
-                Action::Forward(Permit { decision: self, what: What::Rebuilt(target) })
+                Action::Forward(Permit { decision: self, form: Form::Rebuilt(target) })
             }
             (Mode::Enforce, Verdict::Allow | Verdict::Deny, _) => Action::Refuse(Refusal { decision: self }),
             (Mode::Audit, Verdict::Allow | Verdict::Deny, _) => {
-                Action::Forward(Permit { decision: self, what: What::AsItCame(asked.head) })
+                let form = asked.head.as_ref().map_or(Form::Tunnel, Form::AsItCame);
+                Action::Forward(Permit { decision: self, form })
             }
         }
     }
@@ -108,24 +109,18 @@ impl Decision {
 
 /// What happens to a request.
 #[derive(Debug, Clone)]
-pub enum Action {
+pub enum Action<'a> {
     /// It goes upstream.
-    Forward(Permit),
+    Forward(Permit<'a>),
     /// The caller is told no.
     Refuse(Refusal),
 }
 
 /// The right to send one request upstream.
 #[derive(Debug, Clone)]
-pub struct Permit {
+pub struct Permit<'a> {
     decision: Decision,
-    what: What,
-}
-
-#[derive(Debug, Clone)]
-enum What {
-    Rebuilt(Target),
-    AsItCame(Option<RawHead>),
+    form: Form<'a>,
 }
 
 /// What a permit lets go upstream.
@@ -139,15 +134,11 @@ pub enum Form<'a> {
     Tunnel,
 }
 
-impl Permit {
+impl<'a> Permit<'a> {
     /// What may be sent.
     #[must_use]
-    pub fn form(&self) -> Form<'_> {
-        match &self.what {
-            What::Rebuilt(target) => Form::Rebuilt(target),
-            What::AsItCame(Some(head)) => Form::AsItCame(head),
-            What::AsItCame(None) => Form::Tunnel,
-        }
+    pub fn form(&self) -> Form<'a> {
+        self.form
     }
 
     /// The decision that made it.
@@ -171,6 +162,6 @@ impl Refusal {
     /// One line for the caller: why, without names from the policy or anything that the caller sent.
     #[must_use]
     pub fn line(&self) -> String {
-        format!("refused by imds-guard: {}", self.decision.reason)
+        self.decision.reason.to_string()
     }
 }

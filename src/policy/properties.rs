@@ -179,7 +179,7 @@ fn decisions(policy: &Policy) -> Vec<(Decision, bool)> {
     pairs
         .map(|(caller, asked)| {
             let decision = policy.decide(caller, asked);
-            let refused = matches!(decision.clone().act(asked.clone()), Action::Refuse(_));
+            let refused = matches!(decision.clone().act(&asked), Action::Refuse(_));
             (decision, refused)
         })
         .collect()
@@ -282,7 +282,7 @@ proptest! {
             for caller in callers() {
                 let decision = policy.decide(&caller, &asked);
                 let audited = decision.mode() == Mode::Audit;
-                let refused = matches!(decision.clone().act(asked.clone()), Action::Refuse(_));
+                let refused = matches!(decision.clone().act(&asked), Action::Refuse(_));
                 prop_assert!(refused || decision.verdict() == Verdict::Allow || audited);
                 // Only a rule on trial may let a denial pass, and then something granted the request.
                 prop_assert!(!(audited && decision.verdict() == Verdict::Deny) || decision.rule().is_some());

@@ -200,7 +200,7 @@ fn only_an_allowed_request_or_audit_mode_makes_a_permit() {
     ] {
         let decision = Decision { verdict, mode, reason: Reason::RuleDenies, rule: None, agent: None };
         assert_eq!(decision.would_deny(), verdict == Verdict::Deny && mode == Mode::Audit);
-        let got = match decision.act(asked(faulty)) {
+        let got = match decision.act(&asked(faulty)) {
             Action::Refuse(_) => "refused",
             Action::Forward(permit) => match permit.form() {
                 Form::Rebuilt(_) => "rebuilt",
@@ -230,8 +230,8 @@ fn a_refusal_s_line_tells_no_names() {
     let caller = crate::caller::Caller::unattributed(crate::caller::Why::Orphan);
     let decision = policy.decide(&caller, &asked(false));
     assert_eq!(decision.rule().map(|rule| &**rule), Some("hidden-name"));
-    match decision.act(asked(false)) {
-        Action::Refuse(refusal) => assert_eq!(refusal.line(), "refused by imds-guard: a rule denies this"),
+    match decision.act(&asked(false)) {
+        Action::Refuse(refusal) => assert_eq!(refusal.line(), "a rule denies this"),
         Action::Forward(_) => panic!("it was forwarded"),
     }
     let reason = policy.decide(&caller, &asked(true)).reason();

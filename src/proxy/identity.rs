@@ -127,8 +127,14 @@ async fn attribute(worker: &Worker, raw: RawStamps) -> Attribution {
 }
 
 async fn cgroup_path(worker: &Worker, id: u64) -> Option<CgroupPath> {
-    if let Some(path) = worker.cgroups.borrow().get(&id) {
-        return Some(path.clone());
+    let remembered = || worker.cgroups.borrow().get(&id).cloned();
+    if let Some(path) = remembered() {
+        return Some(path);
+    }
+    // A unit that connects many times at once needs one answer.
+    let _turn = worker.resolving.lock().await;
+    if let Some(path) = remembered() {
+        return Some(path);
     }
     let Answer::CgroupPath(Some(path)) = worker.keeper.ask(Question::CgroupPath { id }).await? else { return None };
     let path = CgroupPath::new(path)?;

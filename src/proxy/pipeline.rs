@@ -27,10 +27,10 @@ pub async fn answer(
     if exchange.must_not_go_unrecorded(&asked, &decision) {
         return Ok(reply::refuse(&policy.catalogue().refusal(&asked), reply::NO_RECORD, false, exchange));
     }
-    match decision.act(asked.clone()) {
+    match decision.act(&asked) {
         Action::Refuse(refusal) => {
             let answer = policy.catalogue().refusal(&asked);
-            Ok(reply::refuse(&answer, &refusal.decision().reason().to_string(), asked.head.is_none(), exchange))
+            Ok(reply::refuse(&answer, &refusal.line(), asked.head.is_none(), exchange))
         }
         Action::Forward(permit) => {
             let sent = upstream::forward(&connection.worker, &permit, connection.endpoint, connection.owner(), request);

@@ -206,6 +206,7 @@ fn work(
             diag: diag.into(),
             keeper: KeeperLine::new(channel)?,
             cgroups: std::cell::RefCell::default(),
+            resolving: tokio::sync::Mutex::new(()),
             pool: std::cell::RefCell::new(Pool::default()),
             roll: Rc::new(Roll::default()),
             lookups: LookupBudget::default(),

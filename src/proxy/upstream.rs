@@ -210,7 +210,7 @@ impl Body for RequestBody {
 /// `owner` says whose idle connections may be used; `None` for a caller who is not known, who gets a fresh one.
 pub async fn forward(
     worker: &Rc<Worker>,
-    permit: &Permit,
+    permit: &Permit<'_>,
     endpoint: Endpoint,
     owner: Option<Owner>,
     client: Request<Incoming>,
@@ -262,7 +262,7 @@ fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
 }
 
 /// The request as it goes upstream: made anew from what was judged, or in audit mode the caller's own.
-fn outgoing(permit: &Permit, client: Request<Incoming>) -> Result<Request<RequestBody>, UpstreamError> {
+fn outgoing(permit: &Permit<'_>, client: Request<Incoming>) -> Result<Request<RequestBody>, UpstreamError> {
     let (mut parts, incoming) = client.into_parts();
     let head = match permit.form() {
         Form::Rebuilt(target) => {

@@ -42,6 +42,8 @@ pub struct Worker {
     pub keeper: KeeperLine,
     /// Paths of cgroups that it has met.
     pub cgroups: RefCell<HashMap<u64, CgroupPath>>,
+    /// Held by whoever asks the keeper for a cgroup's path.
+    pub resolving: tokio::sync::Mutex<()>,
     /// Idle upstream connections.
     pub pool: RefCell<Pool>,
     /// Client connections under way.
