@@ -22,6 +22,7 @@
 //! * [`request`]: bytes of a head to one normal form, or the reason why there is none. No I/O.
 //! * [`cloud`]: which addresses, paths and refusal answers each cloud has. Data, no I/O after loading.
 //! * [`policy`]: who may touch what. No I/O, no clock.
+//! * [`cases`]: callers and requests as somebody describes them, for tests of a policy. No I/O.
 //! * [`caller`]: what the kernel and procfs say about the process behind a connection.
 //! * [`audit`]: the record, one JSON line for each request.
 //! * [`redirect`]: the nftables table that leads connections here.
@@ -31,6 +32,7 @@
 
 pub mod audit;
 pub mod caller;
+pub mod cases;
 pub mod cli;
 pub mod cloud;
 pub mod cmd;

@@ -66,7 +66,10 @@ pub enum ProcessSource {
 
 /// One audit event. Absent fields are left out.
 #[derive(Debug, Clone, Serialize)]
-#[expect(missing_docs, reason = "each field is named after the schema's field and told in docs/audit-events.md")]
+#[expect(
+    missing_docs,
+    reason = "each field is named after the schema's field and told in docs/audit-events.md"
+)]
 pub struct Event<'a> {
     #[serde(rename = "@timestamp")]
     pub timestamp: String,

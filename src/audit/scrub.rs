@@ -8,25 +8,12 @@ pub const TEXT_BYTES: usize = 512;
 /// What a secret is replaced with.
 const MASK: &str = "[scrubbed]";
 
-/// Names whose value, after `=`, `:` or a space, is a secret. Compared without case, and with `_` as `-`.
-const SECRET_NAMES: [&str; 16] = [
-    "authorization",
-    "bearer",
-    "token",
-    "x-aws-ec2-metadata-token",
-    "x-aliyun-ecs-metadata-token",
-    "x-metadata-token",
-    "metadata-token",
-    "x-volc-ecs-metadata-token",
-    "x-auth-key",
-    "password",
-    "passwd",
-    "secret",
-    "secret-access-key",
-    "aws-secret-access-key",
-    "aws-session-token",
-    "sig",
-];
+/// Words in a name whose value, after `=`, `:` or a space, is a secret. Compared without case.
+const SECRET_NAMES: [&str; 9] =
+    ["token", "secret", "password", "passwd", "authorization", "bearer", "api-key", "auth-key", "access-key"];
+
+/// Short names of secrets, which are words by themselves.
+const SHORT_SECRET_NAMES: [&str; 3] = ["sig", "key", "pwd"];
 
 /// Words longer than this that look random are taken for keys, whatever stands before them.
 const KEY_LENGTH: usize = 40;
@@ -38,8 +25,8 @@ pub fn command_line(text: &str) -> String {
     let words: Vec<Cow<'_, str>> = bounded(text)
         .split(' ')
         .map(|word| {
-            let masked = if mask_next { Cow::Borrowed(MASK) } else { scrub_word(word) };
-            mask_next = names_secret(word.trim_end_matches([':', '=']));
+            let masked = if mask_next { Cow::Borrowed(MASK) } else { scrub_parts(word) };
+            mask_next = announces_secret(word);
             masked
         })
         .collect();
@@ -49,7 +36,7 @@ pub fn command_line(text: &str) -> String {
 /// The query of a request, without the values of parameters that are secrets.
 #[must_use]
 pub fn query(text: &str) -> String {
-    bounded(text).split_inclusive(['&', ';']).map(scrub_word).collect()
+    bounded(text).split_inclusive(['&', ';', '?']).map(scrub_word).collect()
 }
 
 /// The text cut to at most [`TEXT_BYTES`] at a character boundary.
@@ -62,8 +49,16 @@ pub fn bounded(text: &str) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
+/// A word part by part: a URL's parameters are parts of their own.
+fn scrub_parts(word: &str) -> Cow<'_, str> {
+    if !word.contains(['?', '&']) {
+        return scrub_word(word);
+    }
+    Cow::Owned(word.split_inclusive(['?', '&']).map(scrub_word).collect())
+}
+
 fn scrub_word(word: &str) -> Cow<'_, str> {
-    let bare = word.trim_end_matches(['&', ';', '\'', '"', ',']);
+    let bare = word.trim_end_matches(['&', ';', '?', '\'', '"', ',']);
     let tail = word.get(bare.len()..).unwrap_or_default();
     if let Some((name, value)) = bare.split_once(['=', ':'])
         && !value.is_empty()
@@ -77,7 +72,17 @@ fn scrub_word(word: &str) -> Cow<'_, str> {
 
 fn names_secret(name: &str) -> bool {
     let name = name.trim_matches(['\'', '"', '-', ',', '(', '{']).to_ascii_lowercase().replace('_', "-");
-    SECRET_NAMES.contains(&name.as_str())
+    SHORT_SECRET_NAMES.contains(&name.as_str()) || SECRET_NAMES.iter().any(|secret| name.contains(secret))
+}
+
+/// Whether the word after this one is a secret: `--password hunter2`, `Authorization: Basic ...`. A path that ends
+/// in `token` is none.
+fn announces_secret(word: &str) -> bool {
+    let is_option_or_header = word.starts_with('-') || word.ends_with([':', '=']);
+    let is_scheme =
+        ["bearer", "basic"].iter().any(|scheme| word.trim_matches(['\'', '"']).eq_ignore_ascii_case(scheme));
+    let name = word.trim_end_matches([':', '=']);
+    is_scheme || (is_option_or_header && !name.contains(['/', ':', '=']) && names_secret(name))
 }
 
 /// AWS access key ids, JSON web tokens, and long words of mixed letters and digits without the marks of a path.
@@ -108,12 +113,15 @@ mod tests {
             ("env AWS_SECRET_ACCESS_KEY=abc x", "env AWS_SECRET_ACCESS_KEY=[scrubbed] x"),
             ("tool --password hunter2 --verbose", "tool --password [scrubbed] --verbose"),
             ("tool --token=t0p --verbose", "tool --token=[scrubbed] --verbose"),
+            (
+                "curl http://169.254.169.254/a?token=t0p&b=1",
+                "curl http://169.254.169.254/a?token=[scrubbed]&b=1",
+            ),
+            ("curl -d client_secret=abc x", "curl -d client_secret=[scrubbed] x"),
+            ("curl -H Authorization: Bearer abc x", "curl -H Authorization: [scrubbed] [scrubbed] x"),
             ("use AKIAIOSFODNN7EXAMPLE now", "use [scrubbed] now"),
             ("jwt eyJhbGciOiJIUzI1NiJ9.e30.sig", "jwt [scrubbed]"),
-            (
-                "key wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY00",
-                "key [scrubbed]",
-            ),
+            ("key wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY00", "key [scrubbed]"),
         ] {
             assert_eq!(command_line(line), expected);
         }
@@ -121,7 +129,8 @@ mod tests {
 
     #[test]
     fn ordinary_words_stay() {
-        let line = "/usr/bin/python3 /usr/bin/cloud-init --all-stages http://169.254.169.254/latest/api/token";
+        let line =
+            "/usr/bin/python3 /usr/bin/cloud-init --all-stages http://169.254.169.254/latest/api/token";
         assert_eq!(command_line(line), line);
     }
 

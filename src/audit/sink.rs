@@ -151,9 +151,8 @@ impl Shared {
 
     /// Waits for events, lets them gather, and takes them all.
     fn take(&self) -> Pending {
-        let idle = |pending: &mut Pending| {
-            pending.events == 0 && pending.replacement.is_none() && !pending.closed
-        };
+        let idle =
+            |pending: &mut Pending| pending.events == 0 && pending.replacement.is_none() && !pending.closed;
         let is_last = self.wake.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner).closed;
         if !is_last {
             thread::sleep(GATHER);
@@ -191,7 +190,9 @@ fn lost_events(count: u64) -> Event<'static> {
     event.outcome = "failure";
     event.severity = Severity::Critical as u8;
     event.reason = Some("events-lost".into());
-    event.message = Some(format!("{count} audit events were lost: the queue was full or the log could not be written").into());
+    event.message = Some(
+        format!("{count} audit events were lost: the queue was full or the log could not be written").into(),
+    );
     event.count = Some(count);
     event
 }

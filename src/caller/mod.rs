@@ -11,7 +11,6 @@ pub mod cgroup;
 pub mod processes;
 pub mod stamps;
 
-
 /// Everything that is known about the process at the client's end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {

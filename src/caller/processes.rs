@@ -204,8 +204,11 @@ fn command_line(pid: u32) -> String {
 
 /// Whether the process runs code from this very file.
 fn maps_executable(pid: u32, file: &fs::Metadata) -> bool {
-    let Ok(maps) = Proc::new(i32::try_from(pid).unwrap_or(0)).and_then(|proc| proc.maps()) else { return false };
-    maps.iter().any(|map| map.inode == file.ino() && map.perms.contains(procfs::process::MMPermissions::EXECUTE))
+    let Ok(maps) = Proc::new(i32::try_from(pid).unwrap_or(0)).and_then(|proc| proc.maps()) else {
+        return false;
+    };
+    maps.iter()
+        .any(|map| map.inode == file.ino() && map.perms.contains(procfs::process::MMPermissions::EXECUTE))
 }
 
 /// The SHA-256 of the file that a process runs, in lower-case hex; read through the process's own link, so that it

@@ -13,7 +13,9 @@ use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{
     AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_RECV, TCP_TIME_WAIT,
 };
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla,
+};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
 use super::Why;
@@ -171,12 +173,7 @@ pub(crate) fn judge(flow: Flow, answer: &InetResponse) -> Result<RawStamps, Why>
         return Err(Why::Orphan);
     }
     let cgroup_id = cgroup_id(answer).ok_or(Why::NoCgroup)?;
-    Ok(RawStamps {
-        uid: header.uid,
-        cgroup_id,
-        inode: header.inode,
-        cookie: u64::from_ne_bytes(id.cookie),
-    })
+    Ok(RawStamps { uid: header.uid, cgroup_id, inode: header.inode, cookie: u64::from_ne_bytes(id.cookie) })
 }
 
 /// The cgroup id, unless it is absent or 0. The root cgroup's id is 1, which older kernels also report for every
@@ -230,7 +227,9 @@ mod tests {
                 uid: 33,
                 inode: 4711,
             },
-            nlas: [Nla::Other(DefaultNla::new(CGROUP_ID, 99_u64.to_ne_bytes().to_vec()))].into_iter().collect(),
+            nlas: [Nla::Other(DefaultNla::new(CGROUP_ID, 99_u64.to_ne_bytes().to_vec()))]
+                .into_iter()
+                .collect(),
         }
     }
 

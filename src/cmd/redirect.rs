@@ -50,7 +50,11 @@ fn verify(config: &ConfigArgs) -> anyhow::Result<Exit> {
     };
     match verdict {
         Ok(()) => {
-            writeln!(io::stdout(), "the redirect is as the policy asks: {} endpoints", wanted.endpoints.len())?;
+            writeln!(
+                io::stdout(),
+                "the redirect is as the policy asks: {} endpoints",
+                wanted.endpoints.len()
+            )?;
             Ok(Exit::Success)
         }
         Err(why) => {

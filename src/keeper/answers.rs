@@ -21,7 +21,9 @@ pub struct Oracle {
 impl Oracle {
     /// An oracle that knows executables by these paths, which the policy names.
     pub fn new(executables: Vec<PathBuf>) -> io::Result<Self> {
-        let tree = CgroupTree::find().inspect_err(|error| tracing::warn!(%error, "callers have no cgroup here")).ok();
+        let tree = CgroupTree::find()
+            .inspect_err(|error| tracing::warn!(%error, "callers have no cgroup here"))
+            .ok();
         Ok(Self { tree, paths: HashMap::new(), processes: ProcessTable::new(executables)? })
     }
 

@@ -28,7 +28,8 @@ pub struct Bundle {
 impl Bundle {
     /// Reads everything that the policy at `main` depends on.
     pub fn read(main: &Path, trust: Trust) -> Result<Self, FileError> {
-        let files = files::policy(main, trust)?.into_iter().map(|source| (source.name, source.text)).collect();
+        let files =
+            files::policy(main, trust)?.into_iter().map(|source| (source.name, source.text)).collect();
         let (passwd, group) = host::accounts();
         let detected = Catalogue::detect(&host::dmi()).into_iter().map(str::to_owned).collect();
         Ok(Self { files, passwd, group, detected })

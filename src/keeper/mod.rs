@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod files;
 pub mod host;
 pub mod listeners;
+pub mod privileges;
 pub mod protocol;
 pub mod proxy;
 pub mod run;

@@ -34,7 +34,12 @@ pub struct Role {
 
 impl ProxyProcess {
     /// Starts this very program as the proxy and hands it everything that it needs.
-    pub fn start(role: Role, bundle: &Bundle, log: &Destination, listeners: &[TcpListener]) -> io::Result<Self> {
+    pub fn start(
+        role: Role,
+        bundle: &Bundle,
+        log: &Destination,
+        listeners: &[TcpListener],
+    ) -> io::Result<Self> {
         let (orders, far_orders) = protocol::channel()?;
         let channels: Vec<(OwnedFd, OwnedFd)> =
             (0..role.workers).map(|_| protocol::channel()).collect::<io::Result<_>>()?;

@@ -26,7 +26,7 @@ use super::bundle::Bundle;
 use super::files::{self, FileError, Trust};
 use super::protocol::{self, Answer, QUESTION_BYTES, Question, Reply};
 use super::proxy::{ProxyProcess, Role};
-use super::{host, listeners};
+use super::{host, listeners, privileges};
 
 /// How long the proxy may take to become ready.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -44,7 +44,9 @@ pub enum KeeperError {
     #[error("imds-guard run must be started as root: it loads nftables rules and then drops its privileges")]
     NotRoot,
     /// The stamps mean nothing in a user namespace.
-    #[error("imds-guard must run in the initial user namespace: elsewhere the kernel does not tell users apart")]
+    #[error(
+        "imds-guard must run in the initial user namespace: elsewhere the kernel does not tell users apart"
+    )]
     UserNamespace,
     /// A file could not be used.
     #[error(transparent)]
@@ -135,6 +137,7 @@ impl Keeper {
         let mut watch = Watch::start()?;
         let loaded = nft.load(&wanted).inspect_err(|_| proxy.kill())?;
         watch.drain();
+        privileges::keep_only_what_is_needed()?;
         Ok(Self {
             config: config.to_owned(),
             signals,
@@ -201,7 +204,9 @@ impl Keeper {
         for channel in self.proxy.questions() {
             for _ in 0..QUESTIONS_PER_TURN {
                 let mut message = [0; QUESTION_BYTES + 1];
-                let Ok((length, _)) = protocol::receive(channel, &mut message, RecvFlags::DONTWAIT) else { break };
+                let Ok((length, _)) = protocol::receive(channel, &mut message, RecvFlags::DONTWAIT) else {
+                    break;
+                };
                 if length == 0 {
                     break;
                 }
@@ -232,7 +237,9 @@ impl Keeper {
 
     fn load(&mut self) {
         // An audit table can only be replaced by its owner, so the old one has to go first.
-        if self.wanted.direction == Direction::Open || self.loaded.as_ref().and_then(Loaded::owner_pid).is_some() {
+        if self.wanted.direction == Direction::Open
+            || self.loaded.as_ref().and_then(Loaded::owner_pid).is_some()
+        {
             self.loaded = None;
         }
         match self.nft.load(&self.wanted) {
@@ -263,7 +270,10 @@ impl Keeper {
 
     /// Takes the new policy if it has no error, and keeps the old one if it has.
     fn reload(&mut self) {
-        notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading)]);
+        notify(&[
+            NotifyState::Reloading,
+            NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading),
+        ]);
         match self.try_reload() {
             Ok(()) => tracing::info!(mode = ?self.policy.mode(), "the policy was reloaded"),
             Err(error) => {

@@ -150,6 +150,7 @@ impl Connection {
                 linger(stream).await;
                 Ok(())
             }
+            Ending::Reset => self.wire.into_tunnel().map_or(Ok(()), |(stream, _)| reset(&stream)),
             Ending::Tunnel(fault) => {
                 record::unjudged(&self.worker, &self.identity, self.endpoint, fault);
                 let Some((stream, unread)) = self.wire.into_tunnel() else { return Ok(()) };

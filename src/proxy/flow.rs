@@ -14,7 +14,8 @@ use crate::caller::stamps::Flow;
 /// `None` if nothing redirected it: somebody connected to the listener's own address, and gets nothing.
 pub fn of(stream: &tokio::net::TcpStream) -> io::Result<Option<Flow>> {
     let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-    let original = if local.ip().to_canonical().is_ipv4() { original_v4(stream) } else { original_v6(stream) };
+    let original =
+        if local.ip().to_canonical().is_ipv4() { original_v4(stream) } else { original_v6(stream) };
     Ok(original.filter(|original| *original != local).map(|original| Flow::new(peer, original)))
 }
 

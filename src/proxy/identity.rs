@@ -81,7 +81,9 @@ impl Identity {
     /// Starts a look-up for the log's sake, beside the request, unless the uid has used up its share of them.
     pub fn look_up_for_the_log(self: &Rc<Self>, worker: &Rc<Worker>) {
         let Some(stamps) = self.stamps() else { return };
-        if !matches!(*self.lookup.borrow(), Lookup::NotAsked) || !worker.lookups.take(stamps.uid, Instant::now()) {
+        if !matches!(*self.lookup.borrow(), Lookup::NotAsked)
+            || !worker.lookups.take(stamps.uid, Instant::now())
+        {
             return;
         }
         self.lookup.replace(Lookup::Pending(Vec::new()));
@@ -136,7 +138,9 @@ async fn cgroup_path(worker: &Worker, id: u64) -> Option<CgroupPath> {
     if let Some(path) = remembered() {
         return Some(path);
     }
-    let Answer::CgroupPath(Some(path)) = worker.keeper.ask(Question::CgroupPath { id }).await? else { return None };
+    let Answer::CgroupPath(Some(path)) = worker.keeper.ask(Question::CgroupPath { id }).await? else {
+        return None;
+    };
     let path = CgroupPath::new(path)?;
     let mut known = worker.cgroups.borrow_mut();
     if known.len() >= REMEMBERED_CGROUPS {

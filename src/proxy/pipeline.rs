@@ -33,13 +33,24 @@ pub async fn answer(
             Ok(reply::refuse(&answer, &refusal.line(), asked.head.is_none(), exchange))
         }
         Action::Forward(permit) => {
-            let sent = upstream::forward(&connection.worker, &permit, connection.endpoint, connection.owner(), request);
+            let sent = upstream::forward(
+                &connection.worker,
+                &permit,
+                connection.endpoint,
+                connection.owner(),
+                request,
+            );
             let response = match sent.await {
                 Ok(response) => response,
                 Err(error) => return Err(exchange.upstream_failed(error)),
             };
             if !connection.may_still_have(&policy, &caller, &asked).await {
-                return Ok(reply::refuse(&policy.catalogue().refusal(&asked), reply::NO_LONGER, true, exchange));
+                return Ok(reply::refuse(
+                    &policy.catalogue().refusal(&asked),
+                    reply::NO_LONGER,
+                    true,
+                    exchange,
+                ));
             }
             Ok(exchange.stream(response))
         }

@@ -100,7 +100,7 @@ impl Exchange {
         if let Some(event) = &mut self.event {
             event.message = Some(error.to_string().into());
         }
-        self.connection.wire.reset_on_close();
+        self.connection.wire.end_by_reset();
         error
     }
 
@@ -112,6 +112,8 @@ impl Exchange {
             event.status = Some(response.status().as_u16());
             event.upstream_us = self.upstream_since.map(micros);
         }
+        // A response without a body is never polled for one.
+        self.complete = response.body().is_end_stream();
         response.map(|body| ReplyBody::upstream(body, self))
     }
 
@@ -136,8 +138,7 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.connection.wire.answered();
         let Some(mut event) = self.event.take() else { return };
-        let bodyless = event.response_bytes == Some(0);
-        let result = if self.complete || bodyless { self.result } else { Outcome::CallerLeft };
+        let result = if self.complete { self.result } else { Outcome::CallerLeft };
         event.result = Some(result);
         event.outcome = match result {
             Outcome::Forwarded | Outcome::Remembered | Outcome::Tunnelled => "success",

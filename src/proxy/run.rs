@@ -21,12 +21,12 @@ use crate::keeper::bundle::Bundle;
 use crate::keeper::protocol::{self, LogKind, MESSAGE_BYTES, Order, Question};
 use crate::policy::Policy;
 
+use super::connection;
 use super::keeper_line::KeeperLine;
 use super::limits::{Census, Flood, LookupBudget, Roll};
 use super::sandbox::{self, SandboxError};
 use super::upstream::Pool;
 use super::worker::{Shared, Worker};
-use super::connection;
 
 /// How often overdue connections are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -62,7 +62,9 @@ pub fn run() -> Result<(), ProxyError> {
     ports.dedup();
     let fence = sandbox::lock_in(&ports)?;
     if !fence.landlock {
-        tracing::warn!("this kernel has no Landlock: the proxy is held by its uid and the system-call filter alone");
+        tracing::warn!(
+            "this kernel has no Landlock: the proxy is held by its uid and the system-call filter alone"
+        );
     }
     serve(&orders, start.log, start.listeners, start.channels, diags, policy)
 }
@@ -80,7 +82,9 @@ struct Start {
 impl Start {
     fn receive(orders: &OwnedFd) -> Result<Self, ProxyError> {
         let (order, descriptors) = receive(orders).ok_or(ProxyError::Orders)?;
-        let Order::Start { uid, gid, log, listeners, workers } = order else { return Err(ProxyError::Orders) };
+        let Order::Start { uid, gid, log, listeners, workers } = order else {
+            return Err(ProxyError::Orders);
+        };
         if descriptors.len() != 2 + listeners + workers {
             return Err(ProxyError::Orders);
         }

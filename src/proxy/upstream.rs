@@ -216,7 +216,9 @@ pub async fn forward(
     client: Request<Incoming>,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
     let mut request = outgoing(permit, client)?;
-    while let Some((owner, mut link)) = owner.and_then(|owner| Some((owner, worker.pool.borrow_mut().take(&owner)?))) {
+    while let Some((owner, mut link)) =
+        owner.and_then(|owner| Some((owner, worker.pool.borrow_mut().take(&owner)?)))
+    {
         let again = repeatable(&request);
         match link.exchange(request).await {
             Ok(response) => return Ok(streamed(worker, Some(owner), link, response)),
@@ -266,7 +268,8 @@ fn outgoing(permit: &Permit<'_>, client: Request<Incoming>) -> Result<Request<Re
     let (mut parts, incoming) = client.into_parts();
     let head = match permit.form() {
         Form::Rebuilt(target) => {
-            parts.uri = Uri::try_from(target.sent()).map_err(|error| UpstreamError::Unwritable(error.into()))?;
+            parts.uri =
+                Uri::try_from(target.sent()).map_err(|error| UpstreamError::Unwritable(error.into()))?;
             retain(&mut parts.headers, |name| is_framing(name) || !names::is_dropped_in_enforce(name));
             target.head()
         }

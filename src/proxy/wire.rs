@@ -60,6 +60,8 @@ pub enum Ending {
     Tunnel(Fault),
     /// A time limit ran out, or the guard stops.
     Expired,
+    /// The service failed before it answered, and the client sees that as it would without the guard.
+    Reset,
 }
 
 /// Whether the client is still there after its half of the connection ended.
@@ -182,12 +184,9 @@ impl Wire {
         }
     }
 
-    /// Makes closing the connection a reset, as the client would see it if the service itself had refused.
-    pub fn reset_on_close(&self) {
-        let state = self.0.state.borrow();
-        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-        // A socket that cannot be told to linger is closed in the ordinary way.
-        let _ = nix::sys::socket::setsockopt(&state.stream, nix::sys::socket::sockopt::Linger, &linger);
+    /// Ends the connection by a reset, as the client would see it if the service itself had refused.
+    pub fn end_by_reset(&self) {
+        self.0.ending.set(Ending::Reset);
     }
 
     /// The bare connection and what was read of it and not passed on, for a tunnel.
@@ -329,8 +328,8 @@ impl Write for Wire {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if matches!(self.0.ending.get(), Ending::Tunnel(_)) {
-            return Poll::Ready(Ok(())); // the connection goes on as a tunnel
+        if matches!(self.0.ending.get(), Ending::Tunnel(_) | Ending::Reset) {
+            return Poll::Ready(Ok(())); // it goes on as a tunnel, or ends without a farewell
         }
         Pin::new(&mut self.0.state.borrow_mut().stream).poll_shutdown(cx)
     }

@@ -22,7 +22,9 @@ const LOAD_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Error)]
 pub enum RedirectError {
     /// nft is not installed.
-    #[error("nft was not found in /usr/sbin, /sbin, /usr/bin or /usr/local/sbin: install the nftables package")]
+    #[error(
+        "nft was not found in /usr/sbin, /sbin, /usr/bin or /usr/local/sbin: install the nftables package"
+    )]
     NoNft,
     /// nft could not be run.
     #[error("cannot run nft")]
@@ -224,7 +226,12 @@ fn rule_count(listing: &str, chain: &str) -> Option<usize> {
     let head = format!("chain {chain} {{");
     let mut lines = listing.lines().map(str::trim).skip_while(|line| *line != head);
     lines.next()?;
-    Some(lines.take_while(|line| *line != "}").filter(|line| !line.is_empty() && !line.starts_with("type ")).count())
+    Some(
+        lines
+            .take_while(|line| !line.starts_with('}'))
+            .filter(|line| !line.is_empty() && !line.starts_with("type "))
+            .count(),
+    )
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ const FILTER_PRIORITY: i32 = -5;
 /// has no uid any more. Honoured only for established connections that began under the guard's uid.
 const MARK_BIT: u32 = 0x0040_0000;
 
+/// A TCP connection's first packet.
+const FIRST_PACKET: &str = "tcp flags & (fin | syn | rst | ack) == syn";
+
 /// What happens to traffic when the guard is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -120,7 +123,8 @@ impl Wanted {
     }
 
     fn blocks(&self) -> Vec<Block> {
-        let mut blocks: Vec<Block> = self.families().map(|(family, elements)| set(family, &elements)).collect();
+        let mut blocks: Vec<Block> =
+            self.families().map(|(family, elements)| set(family, &elements)).collect();
         blocks.push(self.redirect_output());
         blocks.push(self.listener_input());
         if self.direction == Direction::Closed {
@@ -154,7 +158,9 @@ impl Wanted {
                 Direction::Open => String::new(),
             };
             rules.push(format!("meta skuid {} {key} @{set} {remember}accept", self.guard_uid));
-            rules.push(format!("{key} @{set} redirect to :{}", self.port));
+            // Only a connection's first packet: one that is older than the table would be torn by a redirect in the
+            // middle, which audit mode must not do and enforce mode does by a reset.
+            rules.push(format!("{key} @{set} {FIRST_PACKET} redirect to :{}", self.port));
         }
         Block::chain("redirect_output", Some(hook), rules)
     }
@@ -173,7 +179,8 @@ impl Wanted {
 
     fn enforce_output(&self) -> Block {
         let hook = format!("type filter hook output priority {FILTER_PRIORITY}; policy accept;");
-        let rules = self.families().map(|(Family { set, key, .. }, _)| format!("{key} @{set} jump only_guard"));
+        let rules =
+            self.families().map(|(Family { set, key, .. }, _)| format!("{key} @{set} jump only_guard"));
         Block::chain("enforce_output", Some(hook), rules.collect())
     }
 
@@ -209,7 +216,7 @@ impl Block {
         for rule in &self.rules {
             let _ = writeln!(text, "\t\t{rule};");
         }
-        text.push_str("\t}\n");
+        text.push_str("\t};\n");
         text
     }
 }

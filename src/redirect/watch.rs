@@ -35,7 +35,9 @@ impl Watch {
             buffer.clear();
             match self.socket.recv(&mut buffer, 0) {
                 Ok(_) => changed = true,
-                Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => changed = true,
+                Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => {
+                    changed = true
+                }
                 Err(_) => return changed,
             }
         }

@@ -1,0 +1,27 @@
+//! What the keeper keeps once everything is open.
+
+use std::io;
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+/// What the running keeper needs: nftables, other users' processes in procfs, and to end a proxy that does not end
+/// by itself (which is another user). `CAP_SYS_PTRACE` with `CAP_DAC_READ_SEARCH` is much; it is why this half
+/// reads no caller's bytes.
+const NEEDED: [Capability; 4] = [
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_KILL,
+];
+
+/// Gives up every other capability, for this process and for the nft that it runs: as root, a program would get
+/// all of them back when it starts, if `no_new_privs` did not keep it to what its parent has.
+pub fn keep_only_what_is_needed() -> io::Result<()> {
+    rustix::thread::set_no_new_privs(true)?;
+    let held = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    let kept: CapsHashSet = NEEDED.into_iter().filter(|capability| held.contains(capability)).collect();
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &kept).map_err(io::Error::other)?;
+    }
+    Ok(())
+}

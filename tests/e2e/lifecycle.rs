@@ -1,0 +1,149 @@
+//! Start, stop and sudden death: enforce fails closed, audit fails open.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::bed::{Bed, ROLE_PATH};
+use crate::support::guard::{self, Guard};
+use crate::support::policy::Policy;
+use crate::support::simulator::SECRET_MARK;
+use crate::support::wait;
+
+const URL: &str = "http://169.254.169.254/latest/meta-data/iam/security-credentials/decoy-role";
+const V6: &str = "http://[fd00:ec2::254]/latest/meta-data/iam/security-credentials/decoy-role";
+
+/// Nothing of anybody gets through, not even the listed agent's.
+fn assert_closed(bed: &Bed) {
+    let before = bed.cloud.received().len();
+    for url in [URL, V6] {
+        for caller in [bed.agent(), bed.webapp()] {
+            let curl = caller.curl(&["--max-time", "3", url]);
+            assert!(!curl.answer.text().contains(SECRET_MARK), "{url}: {curl:?}");
+            assert!(curl.exit != 0 || curl.answer.is_refusal(), "{url}: {curl:?}");
+        }
+    }
+    assert_eq!(bed.cloud.received().len(), before, "something reached the cloud");
+}
+
+/// Traffic flows again, for everybody, within two seconds.
+fn assert_open(bed: &Bed) {
+    wait::until_true("traffic flows", Duration::from_secs(2), || {
+        bed.webapp().curl(&["--max-time", "2", URL]).answer.status == 200
+    });
+    assert_eq!(bed.webapp().get(V6).status, 200);
+    assert!(!bed.has_redirect(), "the redirect is still there");
+}
+
+fn kill_and_look(policy: &Policy, victim: fn(&Guard) -> u32, look: fn(&Bed)) {
+    let bed = Bed::new();
+    let mut guard = bed.guard(policy);
+    let works = bed.agent().get(URL);
+    assert_eq!(works.status, 200);
+    let (keeper, proxy) = (guard.keeper(), guard.proxy());
+    guard::send(victim(&guard), Signal::SIGKILL);
+    guard.wait_for_end();
+    wait::until_true("both processes end", Duration::from_secs(2), || {
+        [keeper, proxy]
+            .iter()
+            .all(|pid| guard::status_field(*pid, "State").is_none_or(|state| state.starts_with('Z')))
+    });
+    look(&bed);
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn enforce_is_closed_when_the_keeper_is_killed() {
+    kill_and_look(&Policy::enforce(), Guard::keeper, assert_closed);
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn enforce_is_closed_when_the_proxy_is_killed() {
+    kill_and_look(&Policy::enforce(), Guard::proxy, assert_closed);
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn audit_is_open_when_the_keeper_is_killed() {
+    kill_and_look(&Policy::audit(), Guard::keeper, assert_open);
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn audit_is_open_when_the_proxy_is_killed() {
+    kill_and_look(&Policy::audit(), Guard::proxy, assert_open);
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn sigterm_in_enforce_leaves_the_redirect() {
+    let bed = Bed::new();
+    let mut guard = bed.guard(&Policy::enforce());
+    guard.signal(Signal::SIGTERM);
+    assert!(guard.wait_for_end().success());
+    assert!(bed.has_redirect());
+    assert_closed(&bed);
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn sigterm_in_audit_removes_the_redirect() {
+    let bed = Bed::new();
+    let mut guard = bed.guard(&Policy::audit());
+    guard.signal(Signal::SIGTERM);
+    assert!(guard.wait_for_end().success());
+    assert_open(&bed);
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn sigterm_lets_a_request_end() {
+    let bed = Bed::new();
+    let mut guard = bed.guard(&Policy::enforce());
+    bed.cloud.set_fault(crate::support::simulator::Fault::Slow(Duration::from_secs(1)));
+    let mut connection = bed.agent().connect("169.254.169.254:80");
+    connection.get(ROLE_PATH, &[]);
+    wait::until_true("it is under way", Duration::from_secs(5), || !bed.cloud.received().is_empty());
+    guard.signal(Signal::SIGTERM);
+    assert_eq!(connection.answer().map(|answer| answer.status), Some(200));
+    assert!(guard.wait_for_end().success());
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn enforce_starts_again_over_its_own_redirect() {
+    let bed = Bed::new();
+    let mut first = bed.guard(&Policy::enforce());
+    guard::send(first.keeper(), Signal::SIGKILL);
+    first.wait_for_end();
+    let _second = bed.guard(&Policy::enforce());
+    assert_eq!(bed.agent().get(URL).status, 200);
+    assert!(bed.webapp().get(URL).is_refusal());
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn audit_starts_again_after_enforce() {
+    // Going back to audit must not leave the closed door behind.
+    let bed = Bed::new();
+    let mut first = bed.guard(&Policy::enforce());
+    first.signal(Signal::SIGTERM);
+    first.wait_for_end();
+    let mut second = bed.guard(&Policy::audit());
+    assert_eq!(bed.webapp().get(URL).status, 200);
+    guard::send(second.keeper(), Signal::SIGKILL);
+    second.wait_for_end();
+    assert_open(&bed);
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_removed_redirect_is_put_back() {
+    let bed = Bed::new();
+    let guard = bed.guard(&Policy::enforce());
+    assert!(bed.nft(&["flush", "ruleset"]).0);
+    wait::until_true("the redirect is back", Duration::from_secs(2), || bed.has_redirect());
+    assert!(bed.webapp().get(URL).is_refusal());
+    guard.event("an event of the guard", |event| event.text("event.action") == "guard");
+}

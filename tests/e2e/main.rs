@@ -1,0 +1,37 @@
+//! End to end: the real binary behind the real redirect, a decoy cloud, and callers of every kind, in network
+//! namespaces that each test makes and removes.
+//!
+//! They need root (`make test` runs them then), nft, iproute2, util-linux, curl and Python. One file a subject.
+
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "the test bed is shared with the demo, which uses other parts of it"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that cannot go on must stop and say so"
+)]
+#![allow(clippy::missing_panics_doc, reason = "the same")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod attribution;
+mod audit_log;
+mod audit_mode;
+mod clients;
+mod clouds;
+mod connections;
+mod decisions;
+mod http;
+mod lifecycle;
+mod negative_control;
+mod network;
+mod privileges;
+mod reload;
+mod upstream;
