@@ -31,7 +31,8 @@ struct Arguments {
     /// Refuse AWS reads that carry no session token
     #[arg(long)]
     v2_only: bool,
-    /// Misbehave: hang, reset, close, reset-mid-body, big-body=BYTES, chunked, status=CODE, slow=MILLISECONDS
+    /// Misbehave: hang, reset, close, close-after, reset-mid-body, big-body=BYTES, chunked, unframed, status=CODE,
+    /// slow=MILLISECONDS, pause=MILLISECONDS
     #[arg(long, default_value = "none")]
     fault: Fault,
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Removes what a killed run of the tests or the demo left behind, or looks whether anything is left.
 #
-# usage: clean.sh            remove what belongs to runs that are over
-#        clean.sh --check    remove nothing; fail and list if anything is there
+# usage: clean.sh            remove it
+#        clean.sh --check    remove nothing; fail and list it if anything is there
 #
 # Everything that a run makes carries the prefix and the run's process id in its name, so that runs that are still
 # going on, and everything that is not ours, stay untouched.
@@ -14,8 +14,15 @@ cgroup_root() {
     awk '$0 ~ / - cgroup2 / { print $5; exit }' /proc/self/mountinfo
 }
 
-# One line each: kind, owner's process id, name.
+# What the runs made that are over: one line each, kind and name.
 leftovers() {
+    all | while read -r kind owner name; do
+        if ! [[ -d /proc/$owner ]]; then echo "$kind $name"; fi
+    done
+}
+
+# What all runs made: one line each, kind, the run's process id, name.
+all() {
     local path name root
     for path in /run/netns/"$PREFIX"-*; do
         name=${path##*/}
@@ -49,7 +56,7 @@ remove() {
         done
         rmdir "$(cgroup_root)/system.slice" 2>/dev/null || true
         ;;
-    file) rm -rf -- "$name" ;;
+    file) rm -rf --one-file-system -- "$name" ;;
     esac
 }
 
@@ -65,11 +72,9 @@ case ${1:-} in
     fi
     ;;
 '')
-    leftovers | while read -r kind owner name; do
-        if ! [[ -d /proc/$owner ]]; then
-            printf 'clean: removing %s %s, whose run is over\n' "$kind" "$name" >&2
-            remove "$kind" "$name"
-        fi
+    leftovers | while read -r kind name; do
+        printf 'clean: removing %s %s, whose run is over\n' "$kind" "$name" >&2
+        remove "$kind" "$name"
     done
     ;;
 *)

@@ -232,7 +232,6 @@ fn journal_entry(line: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
 
     use super::*;
 

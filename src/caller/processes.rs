@@ -69,7 +69,7 @@ impl ProcessTable {
 
     /// Reads a process's identity between opening its pidfd and seeing that it still lives, so that the answer is
     /// about one process even if its number is used again meanwhile.
-    fn identify(&self, pid: u32, search: &Search<'_>) -> Option<Process> {
+    pub fn identify(&self, pid: u32, search: &Search<'_>) -> Option<Process> {
         let pidfd = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
         let proc = Proc::new(i32::try_from(pid).ok()?).ok()?;
         let stat = proc.stat().ok()?;

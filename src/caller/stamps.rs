@@ -44,6 +44,9 @@ pub struct Flow {
     pub client: ClientAddr,
     /// The address and port that the client connected to.
     pub original: OriginalDst,
+    /// The number of the interface to which the client's socket may be bound: the kernel finds such a socket only
+    /// if it is named.
+    pub interface: Option<u32>,
 }
 
 impl Flow {
@@ -51,12 +54,22 @@ impl Flow {
     /// under IPv4.
     #[must_use]
     pub fn new(client: SocketAddr, original: SocketAddr) -> Self {
-        Self { client: ClientAddr(fold(client)), original: OriginalDst(fold(original)) }
+        Self { client: ClientAddr(fold(client)), original: OriginalDst(fold(original)), interface: None }
+    }
+
+    /// The same flow, whose client may be bound to this interface.
+    #[must_use]
+    pub fn on(self, interface: Option<u32>) -> Self {
+        Self { interface, ..self }
     }
 }
 
+/// A scope (`fe80::1%2`) is kept: the way to the service needs it.
 fn fold(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+    match addr.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(IpAddr::V4(v4), addr.port()),
+        IpAddr::V6(_) => addr,
+    }
 }
 
 /// What the kernel says about one socket, after every check.
@@ -90,12 +103,16 @@ impl SockDiag {
 
     /// Who created the client's end of this flow.
     pub fn stamps(&mut self, flow: Flow) -> Result<RawStamps, Why> {
-        judge(flow, &self.ask(flow)?)
+        let answer = match (self.ask(flow, 0), flow.interface) {
+            (Err(Why::NoSocket), Some(interface)) => self.ask(flow, interface),
+            (answer, _) => answer,
+        };
+        judge(flow, &answer?)
     }
 
-    fn ask(&mut self, flow: Flow) -> Result<InetResponse, Why> {
+    fn ask(&mut self, flow: Flow, interface: u32) -> Result<InetResponse, Why> {
         self.sequence = self.sequence.wrapping_add(1);
-        let question = question(flow, self.sequence);
+        let question = question(flow, interface, self.sequence);
         self.socket.send(&question, 0).map_err(|_| Why::LookupFailed)?;
         loop {
             self.answer.clear();
@@ -117,14 +134,14 @@ impl SockDiag {
 /// `ENOENT`: the kernel knows no such socket.
 const ENOENT: i32 = nix::errno::Errno::ENOENT as i32;
 
-fn question(flow: Flow, sequence: u32) -> Vec<u8> {
+fn question(flow: Flow, interface: u32, sequence: u32) -> Vec<u8> {
     let (client, original) = (flow.client.0, flow.original.0);
     let socket_id = SocketId {
         source_port: client.port(),
         destination_port: original.port(),
         source_address: client.ip(),
         destination_address: original.ip(),
-        interface_id: 0,
+        interface_id: interface,
         cookie: ANY_COOKIE,
     };
     let mut header = NetlinkHeader::default();
@@ -166,7 +183,8 @@ pub(crate) fn judge(flow: Flow, answer: &InetResponse) -> Result<RawStamps, Why>
     let id = &header.socket_id;
     let client = SocketAddr::new(id.source_address.to_canonical(), id.source_port);
     let original = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
-    if client != flow.client.0 || original != flow.original.0 {
+    let same = |a: SocketAddr, b: SocketAddr| (a.ip(), a.port()) == (b.ip(), b.port());
+    if !same(client, flow.client.0) || !same(original, flow.original.0) {
         return Err(Why::Mismatch);
     }
     if header.inode == 0 {

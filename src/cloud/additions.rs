@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::catalogue::Catalogue;
 use super::class::{Class, Classes};
-use super::endpoint::{Door, Endpoint};
+use super::endpoint::{Door, Endpoint, Proof};
 use super::load::methods;
 use super::pattern::PathPattern;
 use super::refusal::Refusals;
@@ -187,7 +187,7 @@ fn served(catalogue: &Catalogue, entry: &AddedEndpoint) -> Result<Served, Additi
     if let Some(name) = entry.hostnames.iter().find(plain) {
         return Err(AdditionError::Hostname(name.clone()));
     }
-    Ok(Served { endpoint, door: entry.door, intercept: true, added: true })
+    Ok(Served { endpoint, door: entry.door, intercept: true, proof: Proof::None, added: true })
 }
 
 fn resource(entry: &AddedResource) -> Result<Resource, AdditionError> {

@@ -23,7 +23,7 @@ use super::asked::Asked;
 use super::builtin;
 use super::class::{Class, Classes};
 use super::detect::Dmi;
-use super::endpoint::{Door, Endpoint};
+use super::endpoint::{Door, Endpoint, Proof};
 use super::index::{Doorway, Index};
 use super::load::LoadError;
 use super::refusal::{self, Answer};
@@ -258,6 +258,12 @@ impl Catalogue {
         self.index.doorway(endpoint).map_or(Door::Opaque, |doorway| doorway.door)
     }
 
+    /// What is taken there as proof of who connects.
+    #[must_use]
+    pub fn proof(&self, endpoint: Endpoint) -> Proof {
+        self.index.doorway(endpoint).map_or(Proof::None, |doorway| doorway.proof)
+    }
+
     /// Whether a Host header names this endpoint: its own address, or a name of a cloud that serves it, each
     /// with or without its port. Anything else is a name that somebody pointed here (DNS rebinding).
     #[must_use]
@@ -314,9 +320,13 @@ fn doors(clouds: &[Arc<Cloud>], shared_only: bool, common: &[Served]) -> HashMap
             serving: 0,
             door: Door::Http,
             intercept: false,
+            proof: Proof::None,
         });
         doorway.serving |= serving;
         doorway.intercept |= served.intercept;
+        if served.proof != Proof::None {
+            doorway.proof = served.proof;
+        }
         if served.door == Door::Opaque {
             doorway.door = Door::Opaque;
         }

@@ -42,6 +42,20 @@ pub enum Door {
     Opaque,
 }
 
+/// What a service, or a firewall on the way to it, takes as proof of who connects, besides what is sent. The guard's
+/// own connection must carry the same proof where its caller's did, and only there.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// Nothing.
+    #[default]
+    None,
+    /// That the socket is root's: the Azure agent's firewall lets nobody else out to WireServer.
+    Root,
+    /// A source port below 1024: Scaleway gives user data to no other.
+    PrivilegedPort,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

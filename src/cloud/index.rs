@@ -10,7 +10,7 @@ use crate::request::Target;
 
 use super::catalogue::Touched;
 use super::class::{Class, Classes};
-use super::endpoint::{Door, Endpoint};
+use super::endpoint::{Door, Endpoint, Proof};
 use super::pattern::{Branch, Specificity};
 use super::service::{Cloud, Resource};
 
@@ -24,6 +24,7 @@ pub(super) struct Doorway {
     pub serving: u64,
     pub door: Door,
     pub intercept: bool,
+    pub proof: Proof,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -9,7 +9,9 @@ use super::endpoint::{Door, Endpoint};
 use super::pattern::{Branch, PathPattern, PatternError};
 use super::refusal::{RefusalError, Refusals};
 use super::service::{Cloud, Condition, HeaderTest, NeverIntercept, Resource, Served, Session};
-use super::source::{CloudFile, HeaderEntry, NeverEntry, QueryEntry, ResourceEntry, SessionEntry};
+use super::source::{
+    CloudFile, EndpointEntry, HeaderEntry, NeverEntry, QueryEntry, ResourceEntry, SessionEntry,
+};
 
 /// What is wrong with a cloud's file.
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +175,8 @@ fn endpoints(file: &CloudFile, never: &[NeverIntercept]) -> Result<Vec<Served>, 
         if let Some(other) = never.iter().find(|other| other.forbids(endpoint)) {
             return Err(LoadFault::NeverIntercept(endpoint, other.what.clone()));
         }
-        served.push(Served { endpoint, door: entry.door, intercept: entry.intercept, added: false });
+        let EndpointEntry { door, intercept, proof, .. } = *entry;
+        served.push(Served { endpoint, door, intercept, proof, added: false });
     }
     if served.is_empty() && file.dynamic_address.as_ref().is_none_or(|why| why.trim().is_empty()) {
         return Err(LoadFault::NoEndpoint);

@@ -30,7 +30,7 @@ pub use asked::Asked;
 pub use catalogue::{Catalogue, CatalogueError, CloudSet, Selection, Touched};
 pub use class::{Class, Classes};
 pub use detect::Dmi;
-pub use endpoint::{Door, Endpoint};
+pub use endpoint::{Door, Endpoint, Proof};
 pub use pattern::{PathPattern, PatternError};
 pub use refusal::Answer;
 pub use service::Cloud;

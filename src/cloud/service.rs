@@ -7,7 +7,7 @@ use crate::request::{RawHead, Target};
 
 use super::class::{Class, Classes};
 use super::detect::Signature;
-use super::endpoint::{Door, Endpoint};
+use super::endpoint::{Door, Endpoint, Proof};
 use super::pattern::PathPattern;
 use super::refusal::Refusals;
 
@@ -42,6 +42,8 @@ pub struct Served {
     pub door: Door,
     /// Whether the redirect catches it.
     pub intercept: bool,
+    /// What it takes as proof of who connects.
+    pub proof: Proof,
     /// Whether a policy put it there.
     pub added: bool,
 }

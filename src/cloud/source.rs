@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::class::{Class, Classes};
-use super::endpoint::Door;
+use super::endpoint::{Door, Proof};
 use super::pattern::PathPattern;
 
 #[derive(Debug, Deserialize)]
@@ -54,6 +54,8 @@ pub(super) struct EndpointEntry {
     pub port: u16,
     #[serde(default)]
     pub door: Door,
+    #[serde(default)]
+    pub proof: Proof,
     /// Whether the redirect may catch it; `false` keeps the knowledge without touching the traffic.
     #[serde(default = "yes")]
     pub intercept: bool,

@@ -36,7 +36,7 @@ impl Oracle {
             Question::Holders { cgroup_id, inode, uid, digest } => {
                 Answer::Holders(self.holders(cgroup_id, inode, uid, digest))
             }
-            Question::Ready | Question::Reloaded { .. } => Answer::Refused,
+            Question::Connect { .. } | Question::Ready | Question::Reloaded { .. } => Answer::Refused,
         }
     }
 

@@ -9,11 +9,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen,
 /// How many connections may wait to be accepted. The kernel's own limit (`net.core.somaxconn`) may be lower.
 const BACKLOG: i32 = 4096;
 
-/// Listeners on the loopback addresses to which nftables redirects local connections. A host without IPv6 has
-/// only the first.
+/// Listeners at every address: the redirect leads a connection to an address of the interface that it leaves
+/// through. What the redirect did not bring is reset, by the rules and once more by the proxy. A host without IPv6
+/// has only the first.
 pub fn open(port: u16) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = vec![open_at(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))?];
-    match open_at(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)) {
+    let mut listeners = vec![open_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))?];
+    match open_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)) {
         Ok(listener) => listeners.push(listener),
         Err(error) if lacks_ipv6(&error) => tracing::info!("this host has no IPv6: guarding IPv4 alone"),
         Err(error) => return Err(error),
@@ -46,10 +47,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_loopback_addresses_listen_on_one_port() {
+    fn both_ip_versions_listen_on_one_port() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let listeners = open(port).unwrap();
         assert!(listeners.iter().all(|listener| listener.local_addr().unwrap().port() == port));
-        assert!(listeners.iter().all(|listener| listener.local_addr().unwrap().ip().is_loopback()));
+        assert!(listeners.iter().all(|listener| listener.local_addr().unwrap().ip().is_unspecified()));
     }
 }

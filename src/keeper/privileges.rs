@@ -5,13 +5,14 @@ use std::io;
 use caps::{CapSet, Capability, CapsHashSet};
 
 /// What the running keeper needs: nftables, other users' processes in procfs, and to end a proxy that does not end
-/// by itself (which is another user). `CAP_SYS_PTRACE` with `CAP_DAC_READ_SEARCH` is much; it is why this half
+/// by itself (which is another user), and source ports below 1024 (see [`super::upstream`]). `CAP_SYS_PTRACE` with `CAP_DAC_READ_SEARCH` is much; it is why this half
 /// reads no caller's bytes.
-const NEEDED: [Capability; 4] = [
+const NEEDED: [Capability; 5] = [
     Capability::CAP_NET_ADMIN,
     Capability::CAP_SYS_PTRACE,
     Capability::CAP_DAC_READ_SEARCH,
     Capability::CAP_KILL,
+    Capability::CAP_NET_BIND_SERVICE,
 ];
 
 /// Gives up every other capability, for this process and for the nft that it runs: as root, a program would get

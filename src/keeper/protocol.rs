@@ -1,11 +1,12 @@
 //! What keeper and proxy say to each other over their `SOCK_SEQPACKET` pairs.
 //!
 //! The proxy is the half that an attacker might take over, so what it may say is little and of fixed form: a
-//! [`Question`] is 32 bytes, and anything else is answered with [`Answer::Refused`]. What the keeper says is
+//! [`Question`] is 48 bytes, and anything else is answered with [`Answer::Refused`]. What the keeper says is
 //! trusted, and may be JSON with descriptors attached.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::caller::Process;
 
 /// The length of every message from the proxy, in bytes.
-pub const QUESTION_BYTES: usize = 32;
+pub const QUESTION_BYTES: usize = 48;
 
 /// The longest message from the keeper, in bytes.
 pub const MESSAGE_BYTES: usize = 128 << 10;
@@ -47,6 +48,15 @@ pub enum Question {
         /// Whether to digest the executables.
         digest: bool,
     },
+    /// A connection to this metadata endpoint that carries a proof of privilege (see [`crate::cloud::Proof`]).
+    Connect {
+        /// The endpoint's address.
+        addr: IpAddr,
+        /// The endpoint's port.
+        port: u16,
+        /// Whether the source port is to be below 1024.
+        low_port: bool,
+    },
     /// Not a question: the proxy has dropped its privileges and serves.
     Ready,
     /// Not a question: a new policy is in force, as of this many reloads.
@@ -61,14 +71,21 @@ impl Question {
     #[must_use]
     pub fn encode(self, number: u32) -> [u8; QUESTION_BYTES] {
         let (kind, wide, first, second, flag) = match self {
-            Self::CgroupPath { id } => (1_u32, id, 0, 0, 0_u32),
-            Self::Holders { cgroup_id, inode, uid, digest } => (2, cgroup_id, inode, uid, u32::from(digest)),
-            Self::Ready => (3, 0, 0, 0, 0),
-            Self::Reloaded { count } => (4, count, 0, 0, 0),
+            Self::CgroupPath { id } => (1_u32, id, 0, 0, false),
+            Self::Holders { cgroup_id, inode, uid, digest } => (2, cgroup_id, inode, uid, digest),
+            Self::Ready => (3, 0, 0, 0, false),
+            Self::Reloaded { count } => (4, count, 0, 0, false),
+            Self::Connect { port, low_port, .. } => (5, 0, u32::from(port), 0, low_port),
+        };
+        let addr = match self {
+            Self::Connect { addr: IpAddr::V4(v4), .. } => v4.to_ipv6_mapped(),
+            Self::Connect { addr: IpAddr::V6(v6), .. } => v6,
+            _ => Ipv6Addr::UNSPECIFIED,
         };
         let mut bytes = [0; QUESTION_BYTES];
-        let words = [kind, number, first, second, flag];
-        let fields = words.iter().flat_map(|word| word.to_le_bytes()).chain(wide.to_le_bytes());
+        let words = [kind, number, first, second, u32::from(flag)];
+        let fields =
+            words.iter().flat_map(|word| word.to_le_bytes()).chain(wide.to_le_bytes()).chain(addr.octets());
         bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
         bytes
     }
@@ -85,6 +102,11 @@ impl Question {
             (2, 0 | 1) => Self::Holders { cgroup_id: wide, inode: first, uid: second, digest: flag == 1 },
             (3, 0) => Self::Ready,
             (4, 0) => Self::Reloaded { count: wide },
+            (5, 0 | 1) => Self::Connect {
+                addr: Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(28..44)?).ok()?).to_canonical(),
+                port: u16::try_from(first).ok()?,
+                low_port: flag == 1,
+            },
             _ => return None,
         };
         let number = word(4)?;
@@ -99,6 +121,8 @@ pub enum Answer {
     CgroupPath(Option<String>),
     /// Every visible holder of the socket; `None` if the look-up failed.
     Holders(Option<Vec<Process>>),
+    /// Whether the connection that was asked for comes along.
+    Connection(bool),
     /// That was no question.
     Refused,
 }
@@ -138,6 +162,8 @@ pub enum Order {
         /// How many question channels come along: one per worker.
         workers: usize,
     },
+    /// These are the addresses of this network namespace's interfaces, each with its interface's number.
+    Interfaces(Vec<(IpAddr, u32)>),
     /// Take the policy bundle that comes along.
     Reload,
     /// Go on logging to the descriptor that comes along.
@@ -196,6 +222,11 @@ mod tests {
                 inode,
                 uid,
                 digest
+            }),
+            any::<(u128, u16, bool)>().prop_map(|(addr, port, low_port)| Question::Connect {
+                addr: Ipv6Addr::from(addr).to_canonical(),
+                port,
+                low_port
             }),
             Just(Question::Ready),
             any::<u64>().prop_map(|count| Question::Reloaded { count }),

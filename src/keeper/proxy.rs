@@ -1,11 +1,12 @@
 //! The proxy as the keeper sees it: a child process, an order channel, and one question channel per worker.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use crate::audit::Destination;
+use crate::redirect::Interface;
 
 use super::bundle::Bundle;
 use super::protocol::{self, LogKind, Order};
@@ -67,6 +68,15 @@ impl ProxyProcess {
         let process = Self { child, orders, questions: near };
         process.order(&start, &descriptors)?;
         Ok(process)
+    }
+
+    /// Tells the addresses of this network namespace's interfaces.
+    pub fn tell_interfaces(&self, interfaces: &[Interface]) -> io::Result<()> {
+        let addresses = interfaces.iter().flat_map(|interface| {
+            let v6 = [interface.v6, interface.link_local].into_iter().flatten().map(IpAddr::V6);
+            interface.v4.map(IpAddr::V4).into_iter().chain(v6).map(|addr| (addr, interface.index))
+        });
+        self.order(&Order::Interfaces(addresses.collect()), &[])
     }
 
     /// Hands over a new policy.

@@ -4,7 +4,8 @@
 //! that cannot work changes nothing.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,10 @@ use sd_notify::NotifyState;
 use thiserror::Error;
 
 use crate::audit::Destination;
+use crate::cloud::{Endpoint, Proof};
 use crate::policy::{Diagnostic, Mode, Policy};
 use crate::redirect::apply::{Loaded, Nft, RedirectError};
+use crate::redirect::interfaces::{self, AddressWatch};
 use crate::redirect::watch::Watch;
 use crate::redirect::{Direction, Wanted};
 
@@ -26,7 +29,7 @@ use super::bundle::Bundle;
 use super::files::{self, FileError, Trust};
 use super::protocol::{self, Answer, QUESTION_BYTES, Question, Reply};
 use super::proxy::{ProxyProcess, Role};
-use super::{host, listeners, privileges};
+use super::{host, listeners, privileges, upstream};
 
 /// How long the proxy may take to become ready.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -113,6 +116,7 @@ struct Keeper {
     oracle: Oracle,
     nft: Nft,
     watch: Watch,
+    addresses: AddressWatch,
     wanted: Wanted,
     loaded: Option<Loaded>,
 }
@@ -133,7 +137,10 @@ impl Keeper {
             proxy.kill();
             return Err(KeeperError::Proxy(reason));
         }
-        let wanted = wanted(&policy, role.uid);
+        // Watched before they are read, so that no change falls between.
+        let addresses = AddressWatch::start()?;
+        let wanted = wanted(&policy, role.uid)?;
+        proxy.tell_interfaces(&wanted.interfaces)?;
         let mut watch = Watch::start()?;
         let loaded = nft.load(&wanted).inspect_err(|_| proxy.kill())?;
         watch.drain();
@@ -148,6 +155,7 @@ impl Keeper {
             oracle,
             nft,
             watch,
+            addresses,
             wanted,
             loaded: Some(loaded),
         })
@@ -170,6 +178,9 @@ impl Keeper {
                 return self.after_the_proxy();
             }
             self.answer_questions();
+            if events.addresses {
+                self.follow_addresses();
+            }
             if events.rules && self.watch.drain() {
                 self.mend();
             }
@@ -185,6 +196,7 @@ impl Keeper {
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::from_borrowed_fd(self.proxy.orders(), PollFlags::IN),
             PollFd::new(&self.watch, PollFlags::IN),
+            PollFd::new(&self.addresses, PollFlags::IN),
         ];
         polled.extend(self.proxy.questions().iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
         let timeout = watchdog.map(|period| Timespec {
@@ -196,7 +208,7 @@ impl Keeper {
             Err(error) => return Err(error.into()),
         }
         let happened = |index: usize| polled.get(index).is_some_and(|fd| !fd.revents().is_empty());
-        Ok(Events { signal: happened(0), proxy: happened(1), rules: happened(2) })
+        Ok(Events { signal: happened(0), proxy: happened(1), rules: happened(2), addresses: happened(3) })
     }
 
     /// Answers what the workers ask, each worker in its turn.
@@ -210,15 +222,37 @@ impl Keeper {
                 if length == 0 {
                     break;
                 }
-                let reply = match message.get(..length).and_then(Question::decode) {
+                let question = message.get(..length).and_then(Question::decode);
+                let connection = question.and_then(|(_, question)| connect(&self.policy, question));
+                let reply = match question {
+                    Some((number, Question::Connect { .. })) => {
+                        Reply { number, answer: Answer::Connection(connection.is_some()) }
+                    }
                     Some((number, question)) => Reply { number, answer: self.oracle.answer(question) },
                     None => Reply { number: 0, answer: Answer::Refused },
                 };
                 // A proxy that does not read its answers waits for nothing.
                 if let Ok(message) = serde_json::to_vec(&reply) {
-                    let _ = protocol::send(channel, &message, &[]);
+                    let along: Vec<BorrowedFd<'_>> = connection.iter().map(AsFd::as_fd).collect();
+                    let _ = protocol::send(channel, &message, &along);
                 }
             }
+        }
+    }
+
+    /// Leads connections to the interfaces' present addresses.
+    fn follow_addresses(&mut self) {
+        self.addresses.drain();
+        match interfaces::read() {
+            Ok(now) if now != self.wanted.interfaces => {
+                if let Err(error) = self.proxy.tell_interfaces(&now) {
+                    tracing::error!(%error, "the proxy was not told of changed addresses");
+                }
+                self.wanted.interfaces = now;
+                self.load();
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "the interfaces' addresses cannot be read"),
         }
     }
 
@@ -291,7 +325,7 @@ impl Keeper {
         let bundle = Bundle::read(&self.config, Trust::RootOnly)?;
         let policy = compile(&bundle)?;
         let oracle = Oracle::new(executables(&policy))?;
-        let wanted = Wanted { port: self.wanted.port, ..wanted(&policy, self.wanted.guard_uid) };
+        let wanted = Wanted { port: self.wanted.port, ..wanted(&policy, self.wanted.guard_uid)? };
         // From audit to enforce the proxy judges first; either way no request sees half of a change.
         self.proxy.reload(&bundle)?;
         (self.policy, self.oracle) = (policy, oracle);
@@ -331,11 +365,14 @@ impl Keeper {
         Err(KeeperError::ProxyEnded(status))
     }
 
-    /// In audit mode the redirect goes first, so that nobody is refused while the guard ends.
+    /// In audit mode new connections go around the guard first, so that nobody is refused while it ends; the redirect
+    /// goes when the last request is answered.
     fn stop(mut self) -> Result<(), KeeperError> {
         notify(&[NotifyState::Stopping]);
-        if self.wanted.direction == Direction::Open {
-            self.loaded = None;
+        if let Some(loaded) = &mut self.loaded
+            && let Err(error) = loaded.let_new_connections_pass()
+        {
+            tracing::warn!(%error, "new connections still reach the guard while it ends");
         }
         let patience = u64::try_from(DRAIN_PATIENCE.as_millis()).unwrap_or(u64::MAX);
         self.proxy.drain(patience)?;
@@ -374,6 +411,20 @@ struct Events {
     signal: bool,
     proxy: bool,
     rules: bool,
+    addresses: bool,
+}
+
+/// A privileged connection, only to an endpoint whose service the policy knows to ask for it: the proxy could be in
+/// an attacker's hands.
+fn connect(policy: &Policy, question: Question) -> Option<OwnedFd> {
+    let Question::Connect { addr, port, low_port } = question else { return None };
+    let wanted = if low_port { Proof::PrivilegedPort } else { Proof::Root };
+    if policy.catalogue().proof(Endpoint::new(addr, port)) != wanted {
+        return None;
+    }
+    upstream::open(SocketAddr::new(addr, port), low_port)
+        .inspect_err(|error| tracing::warn!(%error, "a privileged upstream connection could not be opened"))
+        .ok()
 }
 
 fn compile(bundle: &Bundle) -> Result<Policy, KeeperError> {
@@ -402,16 +453,20 @@ fn role(policy: &Policy) -> Result<Role, KeeperError> {
 
 /// The redirect that a policy asks for.
 pub fn wanted_by(policy: &Policy) -> Result<Wanted, KeeperError> {
-    Ok(wanted(policy, role(policy)?.uid))
+    wanted(policy, role(policy)?.uid)
 }
 
-fn wanted(policy: &Policy, guard_uid: u32) -> Wanted {
-    Wanted {
+fn wanted(policy: &Policy, guard_uid: u32) -> Result<Wanted, KeeperError> {
+    let catalogue = policy.catalogue();
+    let endpoints = catalogue.endpoints();
+    Ok(Wanted {
         direction: policy.mode().into(),
-        endpoints: policy.catalogue().endpoints(),
+        as_root: endpoints.iter().any(|endpoint| catalogue.proof(*endpoint) != Proof::None),
+        endpoints,
         port: policy.settings().port,
         guard_uid,
-    }
+        interfaces: interfaces::read()?,
+    })
 }
 
 fn executables(policy: &Policy) -> Vec<PathBuf> {

@@ -1,7 +1,6 @@
 //! One client's connection, from accept to close.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +11,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::caller::{Caller, Processes};
-use crate::cloud::{Asked, Door, Endpoint};
+use crate::cloud::{Asked, Door, Endpoint, Proof};
 use crate::policy::Policy;
 use crate::request::{Fault, Gate, Limits as GateLimits, Strictness};
 
 use super::identity::Identity;
-use super::upstream::Owner;
+use super::upstream::{Owner, Route};
 use super::wire::{Admitted, Ending, Wire};
 use super::worker::Worker;
 use super::{flow, pipeline, record, tunnel};
@@ -36,6 +35,8 @@ pub struct Connection {
     pub identity: Rc<Identity>,
     /// The service that the client meant to reach.
     pub endpoint: Endpoint,
+    /// How the guard reaches it on the client's behalf.
+    pub route: Route,
     /// The bytes.
     pub wire: Wire,
 }
@@ -43,7 +44,7 @@ pub struct Connection {
 /// Serves an accepted connection to its end.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let Some(flow) = flow::of(&stream)? else {
+    let Some(flow) = flow::of(&stream, &worker.shared.interfaces.load())? else {
         return reset(&stream); // somebody connected to the listener itself: this is no open relay
     };
     let policy = worker.shared.policy.load_full();
@@ -75,6 +76,7 @@ async fn http(
     endpoint: Endpoint,
     stream: TcpStream,
 ) -> io::Result<()> {
+    let route = route(&identity, policy, endpoint);
     let strictness = strictness(policy);
     let gate = Gate::new(strictness, gate_limits(policy));
     let still_there = {
@@ -83,7 +85,7 @@ async fn http(
     };
     let wire = Wire::new(stream, gate, strictness, still_there);
     let connection =
-        Rc::new(Connection { worker: Rc::clone(&worker), identity, endpoint, wire: wire.clone() });
+        Rc::new(Connection { worker: Rc::clone(&worker), identity, endpoint, route, wire: wire.clone() });
     let enrolled = worker.roll.enrol(&wire);
     let service = {
         let connection = Rc::clone(&connection);
@@ -140,7 +142,7 @@ impl Connection {
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
         let stamps = self.identity.stamps()?;
-        Some(Owner { endpoint: self.endpoint, uid: stamps.uid, cgroup_id: stamps.cgroup.id })
+        Some(Owner { uid: stamps.uid, cgroup_id: stamps.cgroup.id, route: self.route })
     }
 
     async fn finish(self, ending: Ending) -> io::Result<()> {
@@ -154,10 +156,22 @@ impl Connection {
             Ending::Tunnel(fault) => {
                 record::unjudged(&self.worker, &self.identity, self.endpoint, fault);
                 let Some((stream, unread)) = self.wire.into_tunnel() else { return Ok(()) };
-                tunnel::run(stream, &unread, SocketAddr::new(self.endpoint.addr, self.endpoint.port)).await
+                tunnel::run(&self.worker, stream, &unread, self.route).await
             }
         }
     }
+}
+
+/// The guard's connection shows what the caller's own would have shown: root's to a service that root alone may reach,
+/// and a port below 1024 where the caller's was. For anybody else it is the guard's own, which is nobody's.
+pub(super) fn route(identity: &Identity, policy: &Policy, endpoint: Endpoint) -> Route {
+    let (client, to) = (identity.flow.client.0, identity.flow.original.0);
+    let proof = match policy.catalogue().proof(endpoint) {
+        Proof::Root if identity.uid() == Some(0) => Proof::Root,
+        Proof::PrivilegedPort if client.port() < 1024 => Proof::PrivilegedPort,
+        Proof::None | Proof::Root | Proof::PrivilegedPort => Proof::None,
+    };
+    Route { to, proof }
 }
 
 /// How strictly bytes are read: a policy that may refuse anything never tunnels what it cannot read.

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::audit::event::ProcessSource;
 use crate::caller::stamps::{Flow, RawStamps};
 use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Processes, Stamps, Why};
@@ -15,6 +17,9 @@ use super::worker::Worker;
 /// How many cgroup paths a worker remembers. Ids are not reused within a boot, so an entry never goes wrong.
 const REMEMBERED_CGROUPS: usize = 4096;
 
+/// How long a refusal may wait for the evidence. Clients give an answer 300 ms.
+const EVIDENCE_PATIENCE: Duration = Duration::from_millis(50);
+
 /// What is known of one connection's client.
 pub struct Identity {
     /// The two ends of the connection.
@@ -24,6 +29,7 @@ pub struct Identity {
     /// How long it took to find that out.
     pub took: Duration,
     lookup: RefCell<Lookup>,
+    looked_up: Notify,
 }
 
 /// Where the look-up of the client's processes stands.
@@ -45,7 +51,13 @@ impl Identity {
             Ok(stamps) => attribute(worker, stamps).await,
             Err(why) => Attribution::Unattributed(why),
         };
-        Self { flow, attribution, took: started.elapsed(), lookup: RefCell::new(Lookup::NotAsked) }
+        Self {
+            flow,
+            attribution,
+            took: started.elapsed(),
+            lookup: RefCell::new(Lookup::NotAsked),
+            looked_up: Notify::new(),
+        }
     }
 
     /// The uid on the socket, if it is known.
@@ -94,6 +106,15 @@ impl Identity {
         });
     }
 
+    /// Waits for a look-up that is under way: a caller who is refused can wait, and would be gone before anybody saw
+    /// which process it was.
+    pub async fn look_up_ends(&self) {
+        if matches!(*self.lookup.borrow(), Lookup::Pending(_)) {
+            // In vain, the event simply lacks the process.
+            let _ = tokio::time::timeout(EVIDENCE_PATIENCE, self.looked_up.notified()).await;
+        }
+    }
+
     /// Hands a finished exchange to the log, with what is known of the processes: now, or when the look-up ends.
     pub fn conclude(&self, finished: Finished) {
         match &mut *self.lookup.borrow_mut() {
@@ -108,6 +129,7 @@ impl Identity {
 
     fn learn(&self, processes: Processes, source: ProcessSource) {
         let before = self.lookup.replace(Lookup::Known(processes, source));
+        self.looked_up.notify_waiters();
         if let Lookup::Pending(waiting) = before {
             for finished in waiting {
                 self.conclude(finished);

@@ -2,14 +2,17 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::time::Duration;
 
-use tokio::net::UnixDatagram;
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixDatagram};
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::keeper::protocol::{Answer, MESSAGE_BYTES, Question, Reply};
+use crate::keeper::protocol::{self, Answer, MESSAGE_BYTES, Question, Reply};
 
 /// How many questions may wait for the line. Beyond that the asker is told "unknown" at once: a flood of callers
 /// that need a look-up must not queue up before everybody else's.
@@ -44,20 +47,37 @@ impl KeeperLine {
 
     /// Asks and waits for the answer; `None` if there is none in time.
     pub async fn ask(&self, question: Question) -> Option<Answer> {
+        Some(self.ask_for_more(question).await?.0)
+    }
+
+    /// A connection to a metadata endpoint that carries a proof of privilege.
+    pub async fn connect(&self, to: SocketAddr, low_port: bool) -> io::Result<TcpStream> {
+        let question = Question::Connect { addr: to.ip(), port: to.port(), low_port };
+        let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "the keeper opened no connection");
+        let (_, socket) = self.ask_for_more(question).await.ok_or_else(refused)?;
+        let stream = TcpStream::from_std(socket.ok_or_else(refused)?.into())?;
+        stream.writable().await?;
+        stream.take_error()?.map_or(Ok(stream), Err)
+    }
+
+    async fn ask_for_more(&self, question: Question) -> Option<(Answer, Option<OwnedFd>)> {
         let _place = self.places.try_acquire().ok()?;
         tokio::time::timeout(PATIENCE, self.exchange(question)).await.ok()?
     }
 
-    async fn exchange(&self, question: Question) -> Option<Answer> {
+    async fn exchange(&self, question: Question) -> Option<(Answer, Option<OwnedFd>)> {
         let mut buffer = self.turn.lock().await;
         let number = self.number.get().wrapping_add(1);
         self.number.set(number);
         self.channel.send(&question.encode(number)).await.ok()?;
         loop {
-            let length = self.channel.recv(&mut buffer).await.ok()?;
+            let received = self.channel.async_io(Interest::READABLE, || {
+                protocol::receive(&self.channel, &mut buffer, RecvFlags::DONTWAIT)
+            });
+            let (length, mut descriptors) = received.await.ok()?;
             let reply: Reply = serde_json::from_slice(buffer.get(..length)?).ok()?;
             if reply.number == number {
-                return Some(reply.answer); // else the late answer to a question that was given up
+                return Some((reply.answer, descriptors.pop())); // else the late answer to a question that was given up
             }
         }
     }

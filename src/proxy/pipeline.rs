@@ -29,17 +29,13 @@ pub async fn answer(
     }
     match decision.act(&asked) {
         Action::Refuse(refusal) => {
+            connection.identity.look_up_ends().await;
             let answer = policy.catalogue().refusal(&asked);
             Ok(reply::refuse(&answer, &refusal.line(), asked.head.is_none(), exchange))
         }
         Action::Forward(permit) => {
-            let sent = upstream::forward(
-                &connection.worker,
-                &permit,
-                connection.endpoint,
-                connection.owner(),
-                request,
-            );
+            let sent =
+                upstream::forward(&connection.worker, &permit, connection.route, connection.owner(), request);
             let response = match sent.await {
                 Ok(response) => response,
                 Err(error) => return Err(exchange.upstream_failed(error)),

@@ -34,6 +34,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How long a worker waits after a failed accept: descriptors that are used up do not come back by asking.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
+/// How long a guard that stops waits for one more connection.
+const LAST_CALL: Duration = Duration::from_millis(50);
+
 /// Why the proxy cannot serve.
 #[derive(Debug, Error)]
 pub enum ProxyError {
@@ -126,6 +129,7 @@ fn serve(
     let (drain, draining) = watch::channel(None);
     let shared = Arc::new(Shared {
         policy: ArcSwap::from_pointee(policy),
+        interfaces: ArcSwap::default(),
         sink: sink.clone(),
         census: Arc::new(Census::default()),
         draining,
@@ -167,6 +171,7 @@ fn obey(orders: &OwnedFd, shared: &Shared) -> Duration {
                     let _ = protocol::send(orders, &Question::Reloaded { count: reloads }.encode(0), &[]);
                 }
             }
+            (Order::Interfaces(interfaces), None) => shared.interfaces.store(Arc::new(interfaces)),
             (Order::Rotate(kind), Some(descriptor)) => shared.sink.redirect(destination(kind, descriptor)),
             (Order::Drain { patience_ms }, _) => return Duration::from_millis(patience_ms),
             (order, _) => tracing::error!(?order, "an order came without what belongs to it"),
@@ -231,10 +236,16 @@ fn work(
 
 async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     let mut draining = worker.shared.draining.clone();
+    let mut last_call = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = draining.changed() => return,
+            _ = draining.changed(), if !last_call => {
+                last_call = true;
+                continue;
+            }
+            // Connections that the kernel has already completed are the guard's to answer.
+            () = tokio::time::sleep(LAST_CALL), if last_call => return,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -277,6 +288,7 @@ async fn until_drained(worker: &Worker, mut draining: watch::Receiver<Option<Ins
         Ok(deadline) => deadline.unwrap_or_else(Instant::now),
         Err(_) => return,
     };
+    tokio::time::sleep(LAST_CALL).await;
     while !worker.roll.is_empty() && Instant::now() < deadline {
         worker.roll.expire(false);
         tokio::time::sleep(Duration::from_millis(5)).await;

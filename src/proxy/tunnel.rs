@@ -1,7 +1,6 @@
 //! Bytes that are passed on unread: what audit mode cannot judge, and what goes through opaque doors.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
@@ -11,8 +10,10 @@ use crate::audit::event::Outcome;
 use crate::cloud::Endpoint;
 use crate::policy::{Policy, Verdict};
 
+use super::connection::{linger, reset, route};
 use super::identity::Identity;
 use super::record;
+use super::upstream::Route;
 use super::worker::Worker;
 
 /// The port on which a refusal is a TLS alert.
@@ -26,12 +27,8 @@ const TLS_ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
 const BUFFER: usize = 16 << 10;
 
 /// Connects the client to where it meant to go, and passes bytes on until both ends are done.
-pub async fn run(mut client: TcpStream, unread: &[u8], original: SocketAddr) -> io::Result<()> {
-    let mut service = match TcpStream::connect(original).await {
-        Ok(service) => service,
-        Err(_) => return super::connection::reset(&client),
-    };
-    service.set_nodelay(true)?;
+pub async fn run(worker: &Worker, mut client: TcpStream, unread: &[u8], route: Route) -> io::Result<()> {
+    let Ok(mut service) = route.open(worker).await else { return reset(&client) };
     service.write_all(unread).await?;
     copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER).await?;
     Ok(())
@@ -54,13 +51,13 @@ pub async fn opaque(
     let decision = policy.decide_opaque(&caller);
     if decision.verdict() == Verdict::Allow || decision.would_deny() {
         record::opaque(worker, identity, &decision, Outcome::Tunnelled);
-        return run(client, &[], SocketAddr::new(endpoint.addr, endpoint.port)).await;
+        return run(worker, client, &[], route(identity, policy, endpoint)).await;
     }
     record::opaque(worker, identity, &decision, Outcome::Refused);
     if endpoint.port != HTTPS {
-        return super::connection::reset(&client);
+        return reset(&client);
     }
     client.write_all(&TLS_ALERT).await?;
-    super::connection::linger(client).await;
+    linger(client).await;
     Ok(())
 }

@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use crate::cloud::Endpoint;
+use crate::cloud::Proof;
 use crate::policy::{Form, Permit};
 use crate::request::{BodyKind, names};
 
@@ -54,12 +54,34 @@ pub enum UpstreamError {
 /// Whom an idle connection belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Owner {
-    /// The endpoint that it leads to.
-    pub endpoint: Endpoint,
     /// The caller's uid.
     pub uid: u32,
     /// The caller's cgroup.
     pub cgroup_id: u64,
+    /// How it was opened: what a service takes as proof in one connection it must not find in another.
+    pub route: Route,
+}
+
+/// How the guard connects to the metadata service for one caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// Where to, with the scope of a link-local address.
+    pub to: SocketAddr,
+    /// What the connection has to show, because the caller's own would have shown it.
+    pub proof: Proof,
+}
+
+impl Route {
+    /// Opens a connection: the guard's own, or one that the keeper opens.
+    pub async fn open(&self, worker: &Worker) -> io::Result<TcpStream> {
+        let stream = match self.proof {
+            Proof::None => TcpStream::connect(self.to).await?,
+            Proof::Root => worker.keeper.connect(self.to, false).await?,
+            Proof::PrivilegedPort => worker.keeper.connect(self.to, true).await?,
+        };
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
 }
 
 /// Idle upstream connections of one worker.
@@ -118,11 +140,8 @@ struct Link {
 }
 
 impl Link {
-    async fn connect(endpoint: Endpoint) -> Result<Self, UpstreamError> {
-        let stream = TcpStream::connect(SocketAddr::new(endpoint.addr, endpoint.port))
-            .await
-            .map_err(UpstreamError::Connect)?;
-        stream.set_nodelay(true).map_err(UpstreamError::Connect)?;
+    async fn connect(worker: &Worker, route: Route) -> Result<Self, UpstreamError> {
+        let stream = route.open(worker).await.map_err(UpstreamError::Connect)?;
         let (sender, driver) = http1::Builder::new()
             .preserve_header_case(true)
             .handshake(TokioIo::new(stream))
@@ -211,7 +230,7 @@ impl Body for RequestBody {
 pub async fn forward(
     worker: &Rc<Worker>,
     permit: &Permit<'_>,
-    endpoint: Endpoint,
+    route: Route,
     owner: Option<Owner>,
     client: Request<Incoming>,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
@@ -227,7 +246,7 @@ pub async fn forward(
             Err((error, unsent)) => request = unsent.or(again).ok_or(error)?,
         }
     }
-    let mut link = Link::connect(endpoint).await?;
+    let mut link = Link::connect(worker, route).await?;
     match link.exchange(request).await {
         Ok(response) => Ok(streamed(worker, owner, link, response)),
         Err((error, _)) => Err(error),

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +23,8 @@ use super::upstream::Pool;
 pub struct Shared {
     /// The policy in force; a reload exchanges it, and every request loads it anew.
     pub policy: ArcSwap<Policy>,
+    /// The addresses of this network namespace's interfaces, each with its interface's number.
+    pub interfaces: ArcSwap<Vec<(IpAddr, u32)>>,
     /// The audit log.
     pub sink: Sink,
     /// Connections at this moment.

@@ -3,6 +3,7 @@
 //! nft is run by an absolute path with an empty environment: neither a search path nor a variable that a caller
 //! controls decides which program speaks to the kernel with the guard's capability.
 
+use std::collections::HashSet;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -157,6 +158,16 @@ impl Loaded {
         Ok(nft.table()?.is_some_and(|now| without_names(&now) == without_names(&self.text)))
     }
 
+    /// Lets new connections go where they mean to, while those that were redirected keep working: without any NAT chain
+    /// the kernel would no longer translate their packets. Only for an audit table; the kernel's own end of a closed
+    /// one is to stay.
+    pub fn let_new_connections_pass(&mut self) -> io::Result<()> {
+        let Some(stdin) = self.owner.as_mut().and_then(|owner| owner.child.stdin.as_mut()) else {
+            return Ok(());
+        };
+        stdin.write_all(format!("flush chain inet {TABLE} redirect_output\n").as_bytes())
+    }
+
     /// The pid of the nft that owns an audit table.
     #[must_use]
     pub fn owner_pid(&self) -> Option<u32> {
@@ -211,8 +222,9 @@ pub fn check(wanted: &Wanted, listing: &str) -> Result<(), RedirectError> {
             return missing(format!("chain {name} should have {rules} rules and has {}", found.unwrap_or(0)));
         }
     }
+    let elements = elements(listing);
     for endpoint in &wanted.endpoints {
-        if !listing.contains(&format!("{} . {}", endpoint.addr, endpoint.port)) {
+        if !elements.contains(&(endpoint.addr.to_string().as_str(), endpoint.port.to_string().as_str())) {
             return missing(format!("{} port {} is not in it", endpoint.addr, endpoint.port));
         }
     }
@@ -220,6 +232,21 @@ pub fn check(wanted: &Wanted, listing: &str) -> Result<(), RedirectError> {
         return missing(format!("nothing is redirected to port {}", wanted.port));
     }
     Ok(())
+}
+
+/// Every `address . port` of the listing's sets.
+fn elements(listing: &str) -> HashSet<(&str, &str)> {
+    let words: Vec<&str> = listing
+        .split(|c: char| c.is_whitespace() || "{},".contains(c))
+        .filter(|word| !word.is_empty())
+        .collect();
+    words
+        .windows(3)
+        .filter_map(|three| match three {
+            [addr, ".", port] => Some((*addr, *port)),
+            _ => None,
+        })
+        .collect()
 }
 
 fn rule_count(listing: &str, chain: &str) -> Option<usize> {
@@ -245,6 +272,8 @@ mod tests {
             endpoints: vec![Endpoint { addr: "169.254.169.254".parse().unwrap(), port: 80 }],
             port: 169,
             guard_uid: 990,
+            interfaces: Vec::new(),
+            as_root: false,
         }
     }
 
@@ -260,7 +289,17 @@ mod tests {
         let error = check(&wanted(), &text.replace(rule, "")).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the loaded table is not as wanted: chain redirect_output should have 2 rules and has 1"
+            "the loaded table is not as wanted: chain lead4 should have 1 rules and has 0"
+        );
+    }
+
+    #[test]
+    fn an_endpoint_is_not_taken_for_one_whose_port_begins_alike() {
+        let text = wanted().table().replace("169.254.169.254 . 80", "169.254.169.254 . 8080");
+        let error = check(&wanted(), &text).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the loaded table is not as wanted: 169.254.169.254 port 80 is not in it"
         );
     }
 

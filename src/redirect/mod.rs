@@ -2,10 +2,11 @@
 //! transaction, read back, and watched.
 
 pub mod apply;
+pub mod interfaces;
 pub mod ruleset;
 pub mod watch;
 
-pub use ruleset::{Direction, Wanted};
+pub use ruleset::{Direction, Interface, Wanted};
 
 /// The one table that the guard owns; it touches no other.
 pub const TABLE: &str = "imds_guard";

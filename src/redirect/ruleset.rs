@@ -11,7 +11,7 @@
 //!   ends, however it ends, the kernel removes the table, and traffic flows as if the guard had never been there.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::cloud::Endpoint;
 use crate::policy::Mode;
@@ -25,8 +25,9 @@ const NAT_PRIORITY: i32 = -110;
 const FILTER_PRIORITY: i32 = -5;
 
 /// The connection-mark bit that remembers the guard's own upstream connections once their socket is orphaned and
-/// has no uid any more. Honoured only for established connections that began under the guard's uid.
-const MARK_BIT: u32 = 0x0040_0000;
+/// has no uid any more, honoured only for established connections that began as the guard's; and the packet-mark bit
+/// of the few that the keeper opens as root, honoured for root alone.
+pub const MARK_BIT: u32 = 0x0040_0000;
 
 /// A TCP connection's first packet.
 const FIRST_PACKET: &str = "tcp flags & (fin | syn | rst | ack) == syn";
@@ -49,6 +50,24 @@ impl From<Mode> for Direction {
     }
 }
 
+/// One network interface's own addresses, to which connections that leave through it are led.
+///
+/// A redirect to loopback would not do for a socket that is bound to its interface (`curl --interface`), nor for an
+/// address that is scoped to one (`fe80::`): their packets must stay with the interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its number, which the kernel asks for when such a socket is looked up.
+    pub index: u32,
+    /// An IPv4 address of its own.
+    pub v4: Option<Ipv4Addr>,
+    /// An IPv6 address of its own that is not link-local.
+    pub v6: Option<Ipv6Addr>,
+    /// Its link-local IPv6 address.
+    pub link_local: Option<Ipv6Addr>,
+}
+
 /// The state that the guard wants the kernel's table to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -60,6 +79,10 @@ pub struct Wanted {
     pub port: u16,
     /// The uid of the guard's own upstream connections.
     pub guard_uid: u32,
+    /// The interfaces that have addresses, in a stable order.
+    pub interfaces: Vec<Interface>,
+    /// Whether root's marked connections are the guard's too: some services answer to root alone.
+    pub as_root: bool,
 }
 
 /// One IP version's words in nftables' language.
@@ -68,22 +91,51 @@ struct Family {
     set_type: &'static str,
     key: &'static str,
     original: &'static str,
+    /// The chain that leads a connection to the listener.
+    lead: &'static str,
+    /// The address of an interface to which it leads.
+    address: fn(&Interface) -> Option<IpAddr>,
+    /// Whether the listener's loopback address will do where an interface has no address of its own.
+    loopback: bool,
 }
 
-const FAMILIES: [Family; 2] = [
+const FAMILIES: [Family; 3] = [
     Family {
         set: "endpoints4",
         set_type: "ipv4_addr . inet_service",
         key: "ip daddr . tcp dport",
         original: "ct original ip daddr . ct original proto-dst",
+        lead: "lead4",
+        address: |interface| interface.v4.map(IpAddr::V4),
+        loopback: true,
     },
     Family {
         set: "endpoints6",
         set_type: "ipv6_addr . inet_service",
         key: "ip6 daddr . tcp dport",
         original: "ct original ip6 daddr . ct original proto-dst",
+        lead: "lead6",
+        address: |interface| interface.v6.map(IpAddr::V6),
+        loopback: true,
+    },
+    Family {
+        set: "endpoints6_link",
+        set_type: "ipv6_addr . inet_service",
+        key: "ip6 daddr . tcp dport",
+        original: "ct original ip6 daddr . ct original proto-dst",
+        lead: "lead6_link",
+        address: |interface| interface.link_local.map(IpAddr::V6),
+        loopback: false,
     },
 ];
+
+/// Which of [`FAMILIES`] an address belongs to.
+fn family_of(addr: IpAddr) -> usize {
+    match addr {
+        IpAddr::V4(_) => 0,
+        IpAddr::V6(v6) => 1 + usize::from(v6.is_unicast_link_local()),
+    }
+}
 
 impl Wanted {
     /// The whole transaction as nft reads it from a file: create-or-replace without a gap.
@@ -125,6 +177,7 @@ impl Wanted {
     fn blocks(&self) -> Vec<Block> {
         let mut blocks: Vec<Block> =
             self.families().map(|(family, elements)| set(family, &elements)).collect();
+        blocks.extend(self.families().map(|(family, _)| self.lead(family)));
         blocks.push(self.redirect_output());
         blocks.push(self.listener_input());
         if self.direction == Direction::Closed {
@@ -142,7 +195,7 @@ impl Wanted {
         FAMILIES.iter().enumerate().filter_map(move |(index, family)| {
             let elements: Vec<String> = sorted
                 .iter()
-                .filter(|endpoint| matches!(endpoint.addr, IpAddr::V6(_)) == (index == 1))
+                .filter(|endpoint| family_of(endpoint.addr) == index)
                 .map(|endpoint| format!("{} . {}", endpoint.addr, endpoint.port))
                 .collect();
             (!elements.is_empty()).then_some((family, elements))
@@ -152,17 +205,51 @@ impl Wanted {
     fn redirect_output(&self) -> Block {
         let hook = format!("type nat hook output priority {NAT_PRIORITY}; policy accept;");
         let mut rules = Vec::new();
-        for (Family { set, key, .. }, _) in self.families() {
+        for (Family { set, key, lead, .. }, _) in self.families() {
             let remember = match self.direction {
                 Direction::Closed => format!("ct mark set ct mark or {MARK_BIT:#010x} "),
                 Direction::Open => String::new(),
             };
-            rules.push(format!("meta skuid {} {key} @{set} {remember}accept", self.guard_uid));
+            for own in self.own_sockets() {
+                rules.push(format!("{own} {key} @{set} {remember}accept"));
+            }
             // Only a connection's first packet: one that is older than the table would be torn by a redirect in the
             // middle, which audit mode must not do and enforce mode does by a reset.
-            rules.push(format!("{key} @{set} {FIRST_PACKET} redirect to :{}", self.port));
+            rules.push(format!("{key} @{set} {FIRST_PACKET} jump {lead}"));
         }
         Block::chain("redirect_output", Some(hook), rules)
+    }
+
+    /// How the guard's own connections are told from others: by the proxy's uid, and by root's with the mark.
+    fn own_sockets(&self) -> Vec<String> {
+        let mut own = vec![format!("meta skuid {}", self.guard_uid)];
+        if self.as_root {
+            own.push(format!("meta skuid 0 meta mark and {MARK_BIT:#010x} == {MARK_BIT:#010x}"));
+        }
+        own
+    }
+
+    fn lead(&self, family: &Family) -> Block {
+        let mut rules = Vec::new();
+        for interface in &self.interfaces {
+            match (family.address)(interface) {
+                Some(IpAddr::V4(own)) => {
+                    rules.push(format!(
+                        "oifname \"{}\" meta l4proto tcp dnat ip to {own}:{}",
+                        interface.name, self.port
+                    ));
+                }
+                Some(IpAddr::V6(own)) => rules.push(format!(
+                    "oifname \"{}\" meta l4proto tcp dnat ip6 to [{own}]:{}",
+                    interface.name, self.port
+                )),
+                None => {}
+            }
+        }
+        if family.loopback {
+            rules.push(format!("meta l4proto tcp redirect to :{}", self.port));
+        }
+        Block::chain(family.lead, None, rules)
     }
 
     fn listener_input(&self) -> Block {
@@ -185,11 +272,12 @@ impl Wanted {
     }
 
     fn only_guard(&self) -> Block {
-        let rules = vec![
-            format!("meta skuid {} accept", self.guard_uid),
+        let mut rules: Vec<String> =
+            self.own_sockets().into_iter().map(|own| format!("{own} accept")).collect();
+        rules.extend([
             format!("ct state established ct mark and {MARK_BIT:#010x} == {MARK_BIT:#010x} accept"),
             "meta l4proto tcp reject with tcp reset".to_owned(),
-        ];
+        ]);
         Block::chain("only_guard", None, rules)
     }
 }
@@ -242,9 +330,18 @@ mod tests {
                 endpoint("fd00:ec2::254", 80),
                 endpoint("169.254.169.254", 443),
                 endpoint("169.254.169.254", 80),
+                endpoint("fe80::a9fe:a9fe", 80),
             ],
             port: 169,
             guard_uid: 990,
+            interfaces: vec![Interface {
+                name: "ens5".into(),
+                index: 2,
+                v4: Some("10.0.0.5".parse().unwrap()),
+                v6: None,
+                link_local: Some("fe80::5".parse().unwrap()),
+            }],
+            as_root: false,
         }
     }
 
@@ -265,8 +362,21 @@ mod tests {
         assert!(!v4.table().contains("ip6"));
         assert_eq!(
             v4.chains(),
-            [("redirect_output", 2), ("listener_input", 2), ("enforce_output", 1), ("only_guard", 3)]
+            [
+                ("lead4", 2),
+                ("redirect_output", 2),
+                ("listener_input", 2),
+                ("enforce_output", 1),
+                ("only_guard", 3)
+            ]
         );
+    }
+
+    #[test]
+    fn root_s_connections_are_the_guard_s_only_where_a_service_asks_for_root() {
+        assert!(!wanted(Direction::Closed).table().contains("skuid 0"));
+        let as_root = Wanted { as_root: true, ..wanted(Direction::Closed) };
+        assert!(as_root.table().contains("meta skuid 0 meta mark and 0x00400000 == 0x00400000 accept"));
     }
 
     #[test]

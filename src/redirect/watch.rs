@@ -29,17 +29,20 @@ impl Watch {
 
     /// Takes all waiting notifications; whether there was any.
     pub fn drain(&mut self) -> bool {
-        let mut changed = false;
-        let mut buffer = Vec::with_capacity(64 << 10);
-        loop {
-            buffer.clear();
-            match self.socket.recv(&mut buffer, 0) {
-                Ok(_) => changed = true,
-                Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => {
-                    changed = true
-                }
-                Err(_) => return changed,
-            }
+        drain(&mut self.socket)
+    }
+}
+
+/// Empties a non-blocking notification socket; whether there was anything, or more than it could hold.
+pub(super) fn drain(socket: &mut Socket) -> bool {
+    let mut changed = false;
+    let mut buffer = Vec::with_capacity(64 << 10);
+    loop {
+        buffer.clear();
+        match socket.recv(&mut buffer, 0) {
+            Ok(_) => changed = true,
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32) => changed = true,
+            Err(_) => return changed,
         }
     }
 }

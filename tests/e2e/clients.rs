@@ -54,12 +54,11 @@ fn check(client: &str) {
     let python = python();
     let bed = Bed::with_options(Options { v2_only: true });
     let _guard = bed.guard(&Policy::enforce());
-    let hosts = std::env::temp_dir().join(format!("{}-hosts", bed.name));
-    std::fs::write(&hosts, "127.0.0.1 localhost\n169.254.169.254 metadata.google.internal\n").unwrap();
+    let mut hosts = tempfile::Builder::new().prefix(&bed.name).tempfile().unwrap();
+    writeln!(hosts, "127.0.0.1 localhost\n169.254.169.254 metadata.google.internal").unwrap();
 
-    let granted = ask(&bed.agent().with_hosts(hosts.clone()), &python, client);
-    let refused = ask(&bed.caller("webapp.service", 0).with_hosts(hosts.clone()), &python, client);
-    let _ = std::fs::remove_file(&hosts);
+    let granted = ask(&bed.agent().with_hosts(hosts.path().to_owned()), &python, client);
+    let refused = ask(&bed.caller("webapp.service", 0).with_hosts(hosts.path().to_owned()), &python, client);
 
     // Not by a macro: the test harness would keep the figures of a passed test to itself.
     let _ = writeln!(

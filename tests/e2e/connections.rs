@@ -113,3 +113,54 @@ fn an_oversized_head_is_refused() {
     assert!(answer.status == 0 || answer.is_refusal(), "{answer:?}");
     assert!(bed.cloud.received().is_empty());
 }
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn callers_do_not_share_connections_to_the_service() {
+    // The service may keep state by connection; what one caller left there is not another's.
+    let bed = Bed::new();
+    let _guard = bed.guard(&Policy::enforce());
+    let url = "http://169.254.169.254/latest/meta-data/instance-id";
+    for _ in 0..3 {
+        for caller in [bed.agent(), bed.webapp(), bed.person()] {
+            assert_eq!(caller.get_with(url, &[&format!("X-Caller: {}", caller.uid)]).status, 200);
+        }
+    }
+    let mut owners = std::collections::HashMap::new();
+    for received in bed.cloud.received() {
+        let head = received.text();
+        let caller = head.lines().find(|line| line.starts_with("X-Caller")).unwrap_or("").to_owned();
+        let owner = owners.entry(received.peer).or_insert_with(|| caller.clone());
+        assert_eq!(*owner, caller, "one connection served both");
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn many_callers_at_once_are_all_served_and_all_told() {
+    let bed = Bed::new();
+    let guard = bed.guard(&Policy::enforce());
+    let (agent, webapp) = (bed.agent(), bed.webapp());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let url = format!("http://169.254.169.254{ROLE_PATH}");
+                for _ in 0..10 {
+                    assert_eq!(agent.get(&url).status, 200);
+                    assert!(webapp.get(&url).is_refusal());
+                }
+            });
+        }
+    });
+    assert_eq!(bed.reached(ROLE_PATH).len(), 40);
+    let counted = |verdict: &str| {
+        let of_one = |event: &crate::support::event::Event| {
+            let fits = event.text("url.path") == ROLE_PATH && event.text("imds_guard.verdict") == verdict;
+            if fits { event.text("imds_guard.count").parse().unwrap_or(1) } else { 0 }
+        };
+        guard.events().iter().map(of_one).sum::<u64>()
+    };
+    crate::support::wait::until_true("an account of each request", Duration::from_secs(10), || {
+        counted("allow") == 40 && counted("deny") == 40
+    });
+}

@@ -226,3 +226,100 @@ fn a_half_closed_client_still_gets_its_answer() {
         assert_eq!(connection.answer().map(|answer| answer.status), Some(200));
     });
 }
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn an_answer_that_ends_with_its_connection_arrives_whole() {
+    in_both_modes(|bed| {
+        bed.cloud.set_fault(Fault::Unframed);
+        let curl = bed.person().curl(&[URL]);
+        assert_eq!((curl.exit, curl.answer.text().as_str()), (0, "to the end"), "{}", curl.message);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn the_first_half_of_a_body_does_not_wait_for_the_second() {
+    in_both_modes(|bed| {
+        bed.cloud.set_fault(Fault::Pause(Duration::from_secs(2)));
+        let mut connection = bed.person().connect(METADATA);
+        let start = Instant::now();
+        connection.get("/latest/meta-data/instance-id", &[]);
+        assert!(connection.wait_for(b"first"), "it never came");
+        assert!(start.elapsed() < Duration::from_secs(1), "it was held back: {:?}", start.elapsed());
+        assert_eq!(connection.answer().map(|answer| answer.text()).as_deref(), Some("firstsecond"));
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_service_that_closes_without_saying_so_is_not_noticed() {
+    // The guard keeps connections to the service open; the one that it is about to use again may be gone.
+    in_both_modes(|bed| {
+        bed.cloud.set_fault(Fault::CloseAfter);
+        let mut connection = bed.person().connect(METADATA);
+        for number in 0..50 {
+            connection.get("/latest/meta-data/instance-id", &[]);
+            assert_eq!(connection.answer().map(|answer| answer.status), Some(200), "request {number}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn every_name_of_the_service_is_its_name() {
+    in_both_modes(|bed| {
+        for host in [
+            "169.254.169.254",
+            "169.254.169.254:80",
+            "metadata.google.internal",
+            "METADATA.google.internal.",
+            "metadata",
+            "instance-data",
+            "instance-data.ec2.internal",
+        ] {
+            let answer = bed.person().get_with(URL, &[&format!("Host: {host}")]);
+            assert_eq!(answer.text(), "i-0decoy", "{host}");
+        }
+        let v6 = bed.person().get("http://[fd00:ec2::254]:80/latest/meta-data/instance-id");
+        assert_eq!(v6.text(), "i-0decoy");
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_get_that_says_it_has_no_body() {
+    in_both_modes(|bed| {
+        assert_eq!(bed.person().get_with(URL, &["Content-Length: 0"]).text(), "i-0decoy");
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn header_names_keep_their_case_and_order() {
+    // Azure's guest agent and some appliances are known to care.
+    in_both_modes(|bed| {
+        bed.person().get_with(URL, &["x-Second-FIRST: 1", "X-First-second: 2", "zeta: 3"]);
+        let head = bed.cloud.received()[0].text();
+        let place = |line: &str| head.find(line).unwrap_or_else(|| panic!("{line} is missing: {head}"));
+        assert!(place("x-Second-FIRST: 1") < place("X-First-second: 2"), "{head}");
+        assert!(place("X-First-second: 2") < place("zeta: 3"), "{head}");
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_large_upload_streams() {
+    // vmAgentLog and guest attributes: tens of megabytes upwards.
+    in_both_modes(|bed| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(30 << 20).unwrap();
+        let url = "http://169.254.169.254/computeMetadata/v1/instance/guest-attributes/decoy/key";
+        let upload = format!("@{}", file.path().display());
+        let arguments =
+            ["-X", "PUT", "-H", "Metadata-Flavor: Google", "--data-binary", &upload, "--max-time", "30", url];
+        let curl = bed.agent().curl(&arguments);
+        assert_eq!((curl.exit, curl.answer.status), (0, 200), "{}", curl.message);
+        assert_eq!(bed.cloud.received()[0].body, 30 << 20);
+    });
+}

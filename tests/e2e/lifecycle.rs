@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::support::bed::{Bed, ROLE_PATH};
 use crate::support::guard::{self, Guard};
 use crate::support::policy::Policy;
-use crate::support::simulator::SECRET_MARK;
+use crate::support::simulator::{Fault, SECRET_MARK};
 use crate::support::wait;
 
 const URL: &str = "http://169.254.169.254/latest/meta-data/iam/security-credentials/decoy-role";
@@ -77,6 +77,26 @@ fn audit_is_open_when_the_proxy_is_killed() {
 
 #[test]
 #[ignore = "needs root: make test runs it"]
+fn a_request_under_way_ends_with_the_guard() {
+    // A client whose connection just falls silent would wait for its own time limit, and a long poll has none.
+    for (policy, victim) in [
+        (Policy::enforce(), Guard::keeper as fn(&Guard) -> u32),
+        (Policy::enforce(), Guard::proxy),
+        (Policy::audit(), Guard::proxy),
+    ] {
+        let bed = Bed::new();
+        let guard = bed.guard(&policy);
+        bed.cloud.set_fault(Fault::Hang);
+        let mut connection = bed.agent().connect("169.254.169.254:80");
+        connection.get(ROLE_PATH, &[]);
+        wait::until_true("it is under way", Duration::from_secs(5), || !bed.cloud.received().is_empty());
+        guard::send(victim(&guard), Signal::SIGKILL);
+        assert!(connection.answer_within(Duration::from_secs(5)).is_none());
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
 fn sigterm_in_enforce_leaves_the_redirect() {
     let bed = Bed::new();
     let mut guard = bed.guard(&Policy::enforce());
@@ -99,15 +119,17 @@ fn sigterm_in_audit_removes_the_redirect() {
 #[test]
 #[ignore = "needs root: make test runs it"]
 fn sigterm_lets_a_request_end() {
-    let bed = Bed::new();
-    let mut guard = bed.guard(&Policy::enforce());
-    bed.cloud.set_fault(crate::support::simulator::Fault::Slow(Duration::from_secs(1)));
-    let mut connection = bed.agent().connect("169.254.169.254:80");
-    connection.get(ROLE_PATH, &[]);
-    wait::until_true("it is under way", Duration::from_secs(5), || !bed.cloud.received().is_empty());
-    guard.signal(Signal::SIGTERM);
-    assert_eq!(connection.answer().map(|answer| answer.status), Some(200));
-    assert!(guard.wait_for_end().success());
+    for policy in [Policy::enforce(), Policy::audit()] {
+        let bed = Bed::new();
+        let mut guard = bed.guard(&policy);
+        bed.cloud.set_fault(Fault::Slow(Duration::from_secs(1)));
+        let mut connection = bed.agent().connect("169.254.169.254:80");
+        connection.get(ROLE_PATH, &[]);
+        wait::until_true("it is under way", Duration::from_secs(5), || !bed.cloud.received().is_empty());
+        guard.signal(Signal::SIGTERM);
+        assert_eq!(connection.answer().map(|answer| answer.status), Some(200));
+        assert!(guard.wait_for_end().success());
+    }
 }
 
 #[test]
@@ -146,4 +168,73 @@ fn a_removed_redirect_is_put_back() {
     wait::until_true("the redirect is back", Duration::from_secs(2), || bed.has_redirect());
     assert!(bed.webapp().get(URL).is_refusal());
     guard.event("an event of the guard", |event| event.text("event.action") == "guard");
+}
+
+/// Asks again and again while something else happens; every single request must succeed.
+fn ask_throughout(bed: &Bed, happening: impl FnOnce()) {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for caller in [bed.agent(), bed.webapp()] {
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                    let curl = caller.curl(&[URL]);
+                    assert_eq!((curl.exit, curl.answer.status), (0, 200), "{}", curl.message);
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        happening();
+        std::thread::sleep(Duration::from_millis(200));
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn starting_in_audit_is_not_noticed() {
+    let bed = Bed::new();
+    let mut guard = None;
+    ask_throughout(&bed, || guard = Some(bed.guard(&Policy::audit())));
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn reloading_in_audit_is_not_noticed() {
+    let bed = Bed::new();
+    let guard = bed.guard(&Policy::audit());
+    ask_throughout(&bed, || (0..5).for_each(|_| guard.reload(&Policy::audit())));
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn stopping_in_audit_is_not_noticed() {
+    // Requests that are under way must be answered: their packets still need the redirect's translation, so the table
+    // may not go before they end.
+    let bed = Bed::new();
+    bed.cloud.set_fault(Fault::Slow(Duration::from_millis(50)));
+    let mut guard = bed.guard(&Policy::audit());
+    ask_throughout(&bed, || {
+        guard.signal(Signal::SIGTERM);
+        assert!(guard.wait_for_end().success());
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_rotated_log_is_followed() {
+    let bed = Bed::new();
+    let guard = bed.guard(&Policy::enforce());
+    assert_eq!(bed.agent().get(URL).status, 200);
+    guard.event_for(ROLE_PATH);
+    let old = guard.log().with_extension("old");
+    std::fs::rename(guard.log(), &old).unwrap();
+    guard.signal(Signal::SIGUSR1);
+    wait::until_true("a new log", Duration::from_secs(5), || guard.log().exists());
+    assert_eq!(bed.agent().get(URL).status, 200);
+    guard.event_for(ROLE_PATH);
+    assert_eq!(
+        crate::support::event::read(&old).iter().filter(|event| event.text("url.path") == ROLE_PATH).count(),
+        1
+    );
 }

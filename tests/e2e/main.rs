@@ -32,6 +32,8 @@ mod http;
 mod lifecycle;
 mod negative_control;
 mod network;
+mod odd_sockets;
 mod privileges;
+mod redirect_command;
 mod reload;
 mod upstream;

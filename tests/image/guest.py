@@ -366,6 +366,7 @@ def main():
     only = sys.argv[2].split(",") if len(sys.argv) > 2 and sys.argv[2] else None
     verdict = {"boot": [], "matrix": [], "pass": False}
     try:
+        wait_for(lambda: run("systemctl", "list-jobs", "--no-legend").stdout.strip() in ("", "No jobs running."), 90)
         verdict["boot"] = boot_checks() + check_agent()
         for mode in ("audit", "enforce"):
             for name, fault, returns, patience in FAULTS:

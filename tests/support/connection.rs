@@ -1,6 +1,6 @@
 //! A raw TCP connection of some caller: the test writes the bytes, and sees how each answer and the end looked.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -74,9 +74,11 @@ impl Connection {
         let (bytes, arriving) = channel();
         thread::spawn(move || {
             let mut block = vec![0_u8; 65_536];
-            while let Ok(length @ 1..) = stdout.read(&mut block) {
-                if bytes.send(block[..length].to_vec()).is_err() {
-                    break;
+            loop {
+                match stdout.read(&mut block) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Ok(length @ 1..) if bytes.send(block[..length].to_vec()).is_ok() => {}
+                    Ok(_) | Err(_) => break,
                 }
             }
         });
@@ -174,6 +176,17 @@ impl Connection {
         }
         let end = wanted.unwrap_or(self.unread.len()).min(self.unread.len());
         self.unread.drain(..end).collect()
+    }
+
+    /// Waits until these bytes have come, and leaves them to be read. `false` if the connection ended before.
+    pub fn wait_for(&mut self, bytes: &[u8]) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.unread.windows(bytes.len()).any(|window| window == bytes) {
+            if !self.more(deadline) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Whether nothing arrives for this long (and the connection stays open).

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::event::{self, Event};
-use super::netns::{Namespace, PREFIX};
+use super::netns::{Namespace, unique};
 use super::policy::Policy;
 use super::wait;
 
@@ -72,14 +72,15 @@ impl Guard {
     }
 
     /// A directory of its own with the policy in it, as the guard demands: root's, writable by nobody else.
-    fn prepare(policy: &Policy) -> TempDir {
-        let dir = tempfile::Builder::new().prefix(&format!("{PREFIX}-")).tempdir().expect("a directory");
+    pub fn prepare(policy: &Policy) -> TempDir {
+        let dir = tempfile::Builder::new().prefix(&unique()).tempdir().expect("a directory");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("its own directory");
         Self::write_policy(dir.path(), &policy.text(dir.path()));
         dir
     }
 
-    fn config_in(dir: &TempDir) -> PathBuf {
+    /// The policy's file in such a directory.
+    pub fn config_in(dir: &TempDir) -> PathBuf {
         dir.path().join("policy.toml")
     }
 
@@ -107,14 +108,25 @@ impl Guard {
         let mut buffer = [0_u8; 4096];
         match self.notify.recv(&mut buffer) {
             Ok(length) => Some(String::from_utf8_lossy(&buffer[..length]).into_owned()),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
-            Err(error) => panic!("notify socket: {error}"),
+            Err(error) => {
+                let is_nothing = matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                );
+                assert!(is_nothing, "notify socket: {error}");
+                None
+            }
         }
     }
 
     /// Everything that both processes wrote to stdout and stderr.
     pub fn output(&self) -> String {
         fs::read_to_string(self.dir.path().join("output")).unwrap_or_default()
+    }
+
+    /// The policy's file.
+    pub fn config(&self) -> PathBuf {
+        Self::config_in(&self.dir)
     }
 
     /// The audit log's file.

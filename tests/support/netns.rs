@@ -19,7 +19,8 @@ use nix::sched::{CloneFlags, setns};
 pub const PREFIX: &str = "imdsg";
 
 /// The addresses at which the decoy cloud answers.
-pub const METADATA: &[&str] = &["169.254.169.254", "fd00:ec2::254", "fd20:ce::254"];
+pub const METADATA: &[&str] =
+    &["169.254.169.254", "168.63.129.16", "169.254.42.42", "fd00:ec2::254", "fd20:ce::254"];
 
 /// The vm's own addresses.
 pub const VM: &[&str] = &["10.99.0.2", "fd99::2"];
@@ -52,7 +53,7 @@ impl Namespace {
     }
 
     /// Runs lines of `ip` commands inside.
-    fn ip(&self, lines: &str) {
+    pub fn ip(&self, lines: &str) {
         let mut child = Command::new("ip")
             .args(["-netns", &self.name, "-batch", "-"])
             .stdin(Stdio::piped())

@@ -49,6 +49,11 @@ impl Policy {
         Self { user: user.to_owned(), ..self }
     }
 
+    /// Judged by these clouds.
+    pub fn cloud(self, cloud: &'static str) -> Self {
+        Self { cloud, ..self }
+    }
+
     /// Everyone may touch these classes, written as the items of a TOML list.
     pub fn everyone(self, classes: &'static str) -> Self {
         Self { everyone: classes, ..self }

@@ -29,19 +29,25 @@ pub enum Fault {
     Status(u16),
     /// Answers rightly, but only after this time.
     Slow(Duration),
+    /// Answers rightly and then closes the connection without having said so.
+    CloseAfter,
+    /// Answers with a body that ends where the connection ends.
+    Unframed,
+    /// Answers with a body whose second half comes this much later than the first.
+    Pause(Duration),
 }
 
 impl Fault {
     /// Whether the connection ends with it.
     pub fn closes(&self) -> bool {
-        matches!(self, Self::Reset | Self::Close | Self::ResetMidBody)
+        matches!(self, Self::Reset | Self::Close | Self::ResetMidBody | Self::CloseAfter | Self::Unframed)
     }
 
     /// Answers in the way of the faults that need no knowledge of the cloud.
     pub(super) fn apply(&self, stream: &mut TcpStream, request: &Request) -> io::Result<()> {
         let body = request.method != "HEAD";
         match self {
-            Self::None | Self::Hang | Self::Slow(_) => Ok(()),
+            Self::None | Self::Hang | Self::Slow(_) | Self::CloseAfter => Ok(()),
             Self::Reset => reset(stream),
             Self::Close => stream.shutdown(Shutdown::Both),
             Self::ResetMidBody => {
@@ -58,6 +64,12 @@ impl Fault {
             Self::Chunked => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
                 if body { stream.write_all(b"5\r\nfirst\r\n6\r\nsecond\r\n0\r\n\r\n") } else { Ok(()) }
+            }
+            Self::Unframed => stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end"),
+            Self::Pause(time) => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nfirst")?;
+                std::thread::sleep(*time);
+                stream.write_all(b"second")
             }
             Self::Status(code) => {
                 let length = if matches!(code, 204 | 304) { "" } else { "Content-Length: 0\r\n" };
@@ -102,6 +114,9 @@ impl FromStr for Fault {
             "chunked" => Self::Chunked,
             "status" => Self::Status(u16::try_from(number()?).map_err(|error| format!("{text}: {error}"))?),
             "slow" => Self::Slow(Duration::from_millis(number()?)),
+            "close-after" => Self::CloseAfter,
+            "unframed" => Self::Unframed,
+            "pause" => Self::Pause(Duration::from_millis(number()?)),
             _ => return Err(format!("no such fault: {text}")),
         })
     }

@@ -229,7 +229,7 @@ fn converse(mut stream: TcpStream, state: &State) -> io::Result<()> {
         state.record(&request, &stream)?;
         let fault = lock(&state.fault).clone();
         match fault {
-            Fault::None => answer(&request, state).write(&mut stream, &request)?,
+            Fault::None | Fault::CloseAfter => answer(&request, state).write(&mut stream, &request)?,
             Fault::Hang => {
                 wait_for_leave(&mut reader);
                 state.abandoned.fetch_add(1, Ordering::SeqCst);
@@ -244,6 +244,8 @@ fn converse(mut stream: TcpStream, state: &State) -> io::Result<()> {
             | Fault::ResetMidBody
             | Fault::BigBody(_)
             | Fault::Chunked
+            | Fault::Unframed
+            | Fault::Pause(_)
             | Fault::Status(_) => fault.apply(&mut stream, &request)?,
         }
         if request.closes() || lock(&state.fault).closes() {
@@ -254,8 +256,8 @@ fn converse(mut stream: TcpStream, state: &State) -> io::Result<()> {
 }
 
 fn wait_for_leave(reader: &mut impl Read) {
-    let mut scrap = [0_u8; 512];
-    while reader.read(&mut scrap).is_ok_and(|length| length > 0) {}
+    // Whether it closes or resets is the same here.
+    let _ = io::copy(reader, &mut io::sink());
 }
 
 /// The decoy cloud's answer: the first cloud that knows the path gives it.
