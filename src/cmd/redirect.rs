@@ -37,7 +37,7 @@ fn load(config: &ConfigArgs) -> anyhow::Result<Exit> {
         bail!("audit rules belong to the guard that runs, and go when it ends: start imds-guard run instead");
     }
     // Dropping it leaves an enforce table where it is.
-    drop(Nft::find()?.load(&wanted)?);
+    drop(Nft::find()?.load(&wanted, None)?);
     Ok(Exit::Success)
 }
 

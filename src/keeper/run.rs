@@ -142,7 +142,7 @@ impl Keeper {
         let wanted = wanted(&policy, role.uid)?;
         proxy.tell_interfaces(&wanted.interfaces)?;
         let mut watch = Watch::start()?;
-        let loaded = nft.load(&wanted).inspect_err(|_| proxy.kill())?;
+        let loaded = nft.load(&wanted, None).inspect_err(|_| proxy.kill())?;
         watch.drain();
         privileges::keep_only_what_is_needed()?;
         Ok(Self {
@@ -270,13 +270,7 @@ impl Keeper {
     }
 
     fn load(&mut self) {
-        // An audit table can only be replaced by its owner, so the old one has to go first.
-        if self.wanted.direction == Direction::Open
-            || self.loaded.as_ref().and_then(Loaded::owner_pid).is_some()
-        {
-            self.loaded = None;
-        }
-        match self.nft.load(&self.wanted) {
+        match self.nft.load(&self.wanted, self.loaded.take()) {
             Ok(loaded) => {
                 self.loaded = Some(loaded);
                 tracing::info!("the redirect is in place");

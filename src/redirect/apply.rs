@@ -55,37 +55,35 @@ impl Nft {
             .ok_or(RedirectError::NoNft)
     }
 
-    /// Loads the wanted table in one transaction and reads it back.
+    /// Loads the wanted table in one transaction, in place of what was loaded before, and reads it back.
     ///
     /// The answer holds on to the table: dropping it removes an `Open` one, and leaves a `Closed` one in place.
-    pub fn load(&self, wanted: &Wanted) -> Result<Loaded, RedirectError> {
+    pub fn load(&self, wanted: &Wanted, before: Option<Loaded>) -> Result<Loaded, RedirectError> {
+        let owner = before.and_then(|loaded| loaded.owner);
         let owner = match wanted.direction {
             Direction::Closed => {
+                drop(owner); // nobody else may replace what it owns
                 self.run(&["-f", "-"], &wanted.script())?;
                 None
             }
-            Direction::Open => Some(self.own(wanted)?),
+            Direction::Open => Some(self.own(wanted, owner)?),
         };
         let text = self.table()?.ok_or_else(|| RedirectError::NotAsWanted("it is missing".into()))?;
         check(wanted, &text)?;
         Ok(Loaded { owner, text })
     }
 
-    /// Starts the nft that owns the table of audit mode, and waits until the table is there.
-    fn own(&self, wanted: &Wanted) -> Result<Owner, RedirectError> {
-        self.remove()?;
-        let mut child = self
-            .command(&["-i"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(RedirectError::Run)?;
-        let line = wanted.line() + "\n";
-        if let Some(stdin) = &mut child.stdin {
-            stdin.write_all(line.as_bytes()).map_err(RedirectError::Run)?;
-        }
-        let mut owner = Owner { child };
+    /// Has the nft that owns the table of audit mode load it, and waits until it is there. An owner that lives replaces
+    /// its table without a gap.
+    fn own(&self, wanted: &Wanted, before: Option<Owner>) -> Result<Owner, RedirectError> {
+        let mut owner = match before.and_then(Owner::alive) {
+            Some(owner) => owner,
+            None => {
+                self.remove()?;
+                self.start_owner()?
+            }
+        };
+        owner.order(&wanted.line(self.table()?.is_some()))?;
         let started = Instant::now();
         while self.table()?.is_none_or(|text| check(wanted, &text).is_err()) {
             if started.elapsed() > LOAD_PATIENCE || owner.has_exited() {
@@ -94,6 +92,17 @@ impl Nft {
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(owner)
+    }
+
+    fn start_owner(&self) -> Result<Owner, RedirectError> {
+        let child = self
+            .command(&["-i"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(RedirectError::Run)?;
+        Ok(Owner { child })
     }
 
     /// The kernel's table as nft prints it, without counters; `None` if there is none.
@@ -161,11 +170,9 @@ impl Loaded {
     /// Lets new connections go where they mean to, while those that were redirected keep working: without any NAT chain
     /// the kernel would no longer translate their packets. Only for an audit table; the kernel's own end of a closed
     /// one is to stay.
-    pub fn let_new_connections_pass(&mut self) -> io::Result<()> {
-        let Some(stdin) = self.owner.as_mut().and_then(|owner| owner.child.stdin.as_mut()) else {
-            return Ok(());
-        };
-        stdin.write_all(format!("flush chain inet {TABLE} redirect_output\n").as_bytes())
+    pub fn let_new_connections_pass(&mut self) -> Result<(), RedirectError> {
+        let flush = format!("flush chain inet {TABLE} redirect_output");
+        self.owner.as_mut().map_or(Ok(()), |owner| owner.order(&flush))
     }
 
     /// The pid of the nft that owns an audit table.
@@ -183,6 +190,15 @@ struct Owner {
 }
 
 impl Owner {
+    fn order(&mut self, line: &str) -> Result<(), RedirectError> {
+        let Some(stdin) = &mut self.child.stdin else { return Ok(()) };
+        stdin.write_all(format!("{line}\n").as_bytes()).map_err(RedirectError::Run)
+    }
+
+    fn alive(mut self) -> Option<Self> {
+        (!self.has_exited()).then_some(self)
+    }
+
     fn has_exited(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
@@ -216,6 +232,9 @@ fn without_names(listing: &str) -> String {
 /// of them or none.
 pub fn check(wanted: &Wanted, listing: &str) -> Result<(), RedirectError> {
     let missing = |what: String| Err(RedirectError::NotAsWanted(what));
+    if !listing.contains(&wanted.mark()) {
+        return missing("it was loaded for another policy, or by another version".to_owned());
+    }
     for (name, rules) in wanted.chains() {
         let found = rule_count(listing, name);
         if found != Some(rules) {

@@ -13,6 +13,8 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use sha2::{Digest as _, Sha256};
+
 use crate::cloud::Endpoint;
 use crate::policy::Mode;
 
@@ -147,21 +149,34 @@ impl Wanted {
     /// The table alone, as a human reads it.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut text = format!("table inet {TABLE} {{\n");
+        let mut text = format!("table inet {TABLE} {{\n\tcomment \"{}\";\n", self.mark());
         if self.direction == Direction::Open {
             text.push_str("\tflags owner;\n");
         }
-        for block in self.blocks() {
-            text.push_str(&block.render());
-        }
+        text.push_str(&self.body());
         text.push_str("}\n");
         text
     }
 
-    /// The table as one line, which an interactive nft takes as one transaction.
+    fn body(&self) -> String {
+        self.blocks().iter().map(Block::render).collect()
+    }
+
+    /// A comment in the table that no other wanted state has: nft's words for a rule differ between its versions, so a
+    /// loaded table is recognised by it.
     #[must_use]
-    pub fn line(&self) -> String {
-        self.table().split_whitespace().collect::<Vec<_>>().join(" ")
+    pub fn mark(&self) -> String {
+        let digest = Sha256::digest(self.body());
+        let short: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        format!("imds-guard {short}")
+    }
+
+    /// The transaction as one line, as an interactive nft takes it. `replaces` says whether it has a table already.
+    #[must_use]
+    pub fn line(&self, replaces: bool) -> String {
+        let text =
+            if replaces { format!("delete table inet {TABLE}; {}", self.table()) } else { self.table() };
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     /// How many rules each chain of the loaded table must have.
@@ -352,7 +367,7 @@ mod tests {
 
     #[test]
     fn audit_belongs_to_its_process_and_filters_nothing() {
-        insta::assert_snapshot!(wanted(Direction::Open).line());
+        insta::assert_snapshot!(wanted(Direction::Open).line(true));
     }
 
     #[test]

@@ -44,9 +44,7 @@ fn an_address_that_comes_later_is_followed() {
     bed.network.vm.ip("addr del 10.99.0.2/24 dev eth0\n");
     let _guard = bed.guard(&Policy::enforce());
     bed.network.vm.ip("addr add 10.99.0.3/24 dev eth0\nroute add 169.254.169.254 via 10.99.0.1\n");
-    wait::until_true("the new address is led to", Duration::from_secs(5), || {
-        bed.nft(&["list", "chain", "inet", "imds_guard", "lead4"]).1.contains("10.99.0.3")
-    });
+    is_led_to(&bed, "lead4", "10.99.0.3");
     let curl = bed.agent().curl(&["--interface", "eth0", ROLE_URL]);
     assert_eq!((curl.exit, curl.answer.status), (0, 200), "{}", curl.message);
 }
@@ -56,6 +54,7 @@ fn an_address_that_comes_later_is_followed() {
 fn the_link_local_address_of_hetzner_and_openstack_is_guarded() {
     in_both_modes(|bed| {
         let link_local = link_local_cloud(bed);
+        is_led_to(bed, "lead6_link", "fe80::2");
         let url = "http://[fe80::a9fe:a9fe%25eth0]/hetzner/v1/metadata/instance-id";
         let curl = bed.agent().curl(&[url]);
         assert_eq!(curl.exit, 0, "{}", curl.message);
@@ -73,6 +72,13 @@ fn an_unlisted_caller_gets_no_user_data_by_the_link_local_address() {
     assert!(curl.answer.is_refusal(), "{curl:?}");
     assert_eq!(guard.event_for("/hetzner/v1/userdata").text("imds_guard.attribution"), "stamped");
     assert!(link_local.received().is_empty());
+}
+
+/// Waits until the guard has seen an address that came after its start.
+fn is_led_to(bed: &Bed, chain: &str, address: &str) {
+    wait::until_true("the new address is led to", Duration::from_secs(5), || {
+        bed.nft(&["list", "chain", "inet", "imds_guard", chain]).1.contains(address)
+    });
 }
 
 /// A cloud at the link-local address, on the other end of the vm's cable.
