@@ -19,6 +19,7 @@ readonly HERE=$PWD
 readonly CACHE=${CARGO_TARGET_DIR:-$HERE/target}/image
 readonly RESULTS=$CACHE/results
 readonly SUITE=bookworm
+readonly PATIENCE=${IMAGE_TEST_SECONDS:-400}
 # python3-cffi-backend by name: debootstrap does not resolve the virtual package that python3-cryptography asks for.
 readonly PACKAGES=systemd,systemd-sysv,dbus,udev,kmod,nftables,ufw,cloud-init,python3-cffi-backend,iproute2,isc-dhcp-client,netplan.io,curl,procps,logrotate,linux-image-cloud-amd64,initramfs-tools
 
@@ -69,13 +70,23 @@ install_tree() {
     chroot "$root" systemd-sysusers imds-guard.conf
 }
 
+# As an image's build does it: nothing runs, dpkg alone.
+install_deb() {
+    local root=$1 deb=$2
+    cp "$deb" "$root/tmp/imds-guard.deb"
+    chroot "$root" dpkg -i /tmp/imds-guard.deb
+    rm "$root/tmp/imds-guard.deb"
+}
+
 # What makes a Debian root this test's image: EC2's data source without a firmware that tells, and the tests themselves.
 prepare() {
     local root=$1
     : >"$root/etc/machine-id"
     echo image-test >"$root/etc/hostname"
-    # The clouds' own files are pinned, since a container shows the host's firmware strings.
-    sed -i 's/^cloud = "auto"/cloud = "aws"/' "$root/etc/imds-guard/policy.toml"
+    if [[ -e $root/etc/imds-guard/policy.toml ]]; then
+        # A container shows the host's firmware strings, so that the cloud is named.
+        sed -i 's/^cloud = "auto"/cloud = "aws"/' "$root/etc/imds-guard/policy.toml"
+    fi
     cat >"$root/etc/cloud/cloud.cfg.d/90-image-test.cfg" <<'CONFIG'
 datasource_list: [Ec2]
 datasource: {Ec2: {strict_id: false, timeout: 5, max_wait: 20}}
@@ -85,21 +96,21 @@ CONFIG
     # The network is there already, as in an image whose network comes up early.
     ln -sf /dev/null "$root/etc/systemd/system/networking.service"
     systemctl --root="$root" --quiet enable nftables.service ufw.service
-    install -D -m 0644 -t "$root/opt/image-test" tests/image/guest.py tests/image/probe.py
+    install -D -m 0644 -t "$root/opt/image-test" tests/image/{guest,probe,packages}.py
     cat >"$root/etc/systemd/system/image-test.service" <<UNIT
 [Unit]
 Description=Image test
-After=multi-user.target cloud-init.target
+# It looks at the boot, and so waits for none of it.
+DefaultDependencies=no
+After=local-fs.target
 [Service]
-Type=oneshot
-ExecStart=/usr/bin/python3 /opt/image-test/guest.py /results ${ONLY:-}
+ExecStart=${IMAGE_TEST_COMMAND:-/usr/bin/python3 /opt/image-test/guest.py /results ${ONLY:-}}
+ExecStopPost=/bin/sh -c "journalctl -b --no-pager -o short-monotonic >/results/journal.txt"
 ExecStopPost=/bin/systemctl --no-block poweroff
 StandardOutput=journal+console
-TimeoutStartSec=600
+RuntimeMaxSec=${PATIENCE}
 UNIT
-    ln -s /etc/systemd/system/image-test.service "$root/etc/systemd/system/multi-user.target.wants/"
-    # In an own target, so that it waits for all others.
-    sed -i 's/^After=multi-user.target /After=/' "$root/etc/systemd/system/image-test.service"
+    ln -s /etc/systemd/system/image-test.service "$root/etc/systemd/system/sysinit.target.wants/"
 }
 
 # Two namespaces: the cloud with the metadata address, and the vm's network. Neither has a way out.
@@ -191,12 +202,60 @@ run_nspawn() {
     (
         for cgroup in $cgroups; do echo "$BASHPID" >"$cgroup/$NAME/cgroup.procs"; done
         export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-        exec timeout -k 5 600 script -qec "systemd-nspawn -q -D $root --boot --network-namespace-path=/run/netns/$VM \
+        exec timeout -k 5 "$((PATIENCE + 60))" script -qec "systemd-nspawn -q -D $root --boot --network-namespace-path=/run/netns/$VM \
             --keep-unit --register=no --machine=imdsg-image --bind=$RESULTS:/results \
             --capability=CAP_NET_ADMIN,CAP_SYS_PTRACE,CAP_BPF,CAP_PERFMON --system-call-filter=bpf \
-            --console=interactive systemd.mask=console-getty.service ci.ds=Ec2" /dev/null
+            --console=interactive systemd.mask=console-getty.service systemd.journald.forward_to_console=1 systemd.show_status=0 ci.ds=Ec2" /dev/null
     ) </dev/null >"$RESULTS/console.txt" 2>&1 || true
 }
+
+# The same package with a higher version and another shipped policy, to upgrade to.
+next_version() {
+    local deb=$1 to=$2 tree=$WORK/next
+    dpkg-deb --raw-extract "$deb" "$tree"
+    sed -i 's/^Version: .*/&+next/' "$tree/DEBIAN/control"
+    echo '# A comment of the next version.' >>"$tree/etc/imds-guard/policy.toml"
+    dpkg-deb --root-owner-group --build "$tree" "$to" >/dev/null
+    rm -r "$tree"
+}
+
+packages() {
+    local deb=${1:?usage: image-test.sh packages DEB [RPM]} rpm=${2:-} root=$WORK/root
+    rm -rf "$RESULTS"
+    mkdir -p "$RESULTS"
+    [[ -z $rpm ]] || rpm_into_root "$rpm"
+    cp "$deb" "$RESULTS/old.deb"
+    next_version "$deb" "$RESULTS/new.deb"
+    IMAGE_TEST_COMMAND='/usr/bin/python3 /opt/image-test/packages.py /results /results/old.deb /results/new.deb'
+    prepare "$root"
+    make_network "$CLOUD" "$VM"
+    ip netns exec "$CLOUD" python3 -I "$HERE/tests/image/cloud.py" 169.254.169.254 80 "$RESULTS/cloud.log" >/dev/null &
+    CLOUD_PID=$!
+    run_nspawn "$root"
+    python3 -I "$HERE/tests/image/verdict.py" "$RESULTS/verdict.json"
+}
+
+# Without its dependencies, since a Debian root has no database of rpm's. Its scripts run.
+rpm_into_root() {
+    local package=$1 root=$WORK/rpm
+    command -v rpm >/dev/null || { skip_rpm; return; }
+    mkdir -p "$WORK/rpm-upper" "$WORK/rpm-work" "$root"
+    mount -t overlay -o "lowerdir=$CACHE/root,upperdir=$WORK/rpm-upper,workdir=$WORK/rpm-work" imdsg "$root"
+    install -D -m 0644 "$package" "$root/tmp/imds-guard.rpm"
+    rpm --root="$root" --dbpath=/var/lib/rpm -i --nodeps "/tmp/imds-guard.rpm" 2>/dev/null ||
+        rpm --root="$root" --dbpath=/var/lib/rpm -i --nodeps "$package"
+    [[ -x $root/usr/bin/imds-guard && -e $root/etc/imds-guard/policy.toml ]]
+    [[ -L $root/etc/systemd/system/sysinit.target.wants/imds-guard.service ]]
+    chroot "$root" id imds-guard >/dev/null
+    echo '# changed' >>"$root/etc/imds-guard/policy.toml"
+    rpm --root="$root" --dbpath=/var/lib/rpm -e --nodeps imds-guard
+    [[ ! -e $root/usr/bin/imds-guard && -e $root/etc/imds-guard/policy.toml.rpmsave ]]
+    [[ ! -L $root/etc/systemd/system/sysinit.target.wants/imds-guard.service ]]
+    umount "$root"
+    echo 'ok    rpm: installs, enables, makes the user; erases, and keeps a changed policy'
+}
+
+skip_rpm() { printf '\n*** rpm is not installed: the .rpm was not tried. SKIPPED.\n\n' >&2; }
 
 usage() {
     sed -n '3,13s/^# \{0,1\}//p' "$0" >&2
@@ -210,6 +269,13 @@ boot)
     enter "$@"
     shift
     boot "$@"
+    ;;
+packages)
+    need_tools systemd-nspawn script ip nft unshare systemctl dpkg-deb
+    make_root
+    enter "$@"
+    shift
+    packages "$@"
     ;;
 root) make_root ;;
 *) usage ;;

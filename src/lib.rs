@@ -28,6 +28,7 @@
 //! * [`redirect`]: the nftables table that leads connections here.
 //! * [`proxy`]: the unprivileged half. It reads what callers write.
 //! * [`keeper`]: the privileged half. It never does.
+//! * [`report`]: reads audit logs back: tables, a page, a proposed policy.
 //! * [`cli`] and [`cmd`]: the command line.
 
 pub mod audit;
@@ -40,4 +41,5 @@ pub mod keeper;
 pub mod policy;
 pub mod proxy;
 pub mod redirect;
+pub mod report;
 pub mod request;

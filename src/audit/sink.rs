@@ -172,11 +172,12 @@ fn write_until_closed(shared: &Shared, mut destination: Destination) {
         let lost = shared.dropped.load(Ordering::Relaxed) - shared.told.load(Ordering::Relaxed);
         if lost > 0 {
             lost_events(lost).write(&mut batch.lines);
-            shared.told.fetch_add(lost, Ordering::Relaxed);
         }
         if let Err(error) = destination.append(&batch.lines) {
             tracing::error!(%error, events = batch.events, "audit events could not be written");
             shared.dropped.fetch_add(batch.events as u64, Ordering::Relaxed);
+        } else {
+            shared.told.fetch_add(lost, Ordering::Relaxed);
         }
         shared.taken.fetch_sub(batch.events, Ordering::AcqRel);
         if batch.closed {

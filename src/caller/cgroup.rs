@@ -18,6 +18,9 @@ use super::CgroupPath;
 /// own delegated subtree cannot keep the search busy for ever.
 const SEARCH_LIMIT: usize = 100_000;
 
+/// Where users' own managers live.
+const USERS: &str = "/user.slice";
+
 /// How deep the tree may be.
 const DEPTH_LIMIT: usize = 64;
 
@@ -61,7 +64,7 @@ impl CgroupTree {
             return Ok(Some(path.clone()));
         }
         known.clear();
-        self.walk(known)?;
+        self.walk(id, known)?;
         Ok(known.get(&id).cloned())
     }
 
@@ -75,12 +78,15 @@ impl CgroupTree {
         self.mount.join(path.as_str().trim_start_matches('/'))
     }
 
-    fn walk(&self, known: &mut HashMap<u64, CgroupPath>) -> io::Result<()> {
+    fn walk(&self, wanted: u64, known: &mut HashMap<u64, CgroupPath>) -> io::Result<()> {
         let mut pending = vec![(self.mount.clone(), String::new(), 0)];
         if let Some(root) = CgroupPath::new("/") {
             known.insert(inode(&self.mount)?, root);
         }
         while let Some((directory, path, depth)) = pending.pop() {
+            if known.contains_key(&wanted) {
+                break;
+            }
             // A cgroup that vanishes while the walk is on it is simply not there.
             let Ok(entries) = fs::read_dir(&directory) else { continue };
             for entry in entries.flatten() {
@@ -89,7 +95,11 @@ impl CgroupTree {
                 }
                 let child = format!("{path}/{}", entry.file_name().to_string_lossy());
                 known.extend(CgroupPath::new(child.as_str()).map(|path| (entry.ino(), path)));
-                if depth < DEPTH_LIMIT {
+                // Users make cgroups of their own below theirs: those are looked at last, so that nobody can keep a
+                // system unit from being found.
+                if child == USERS {
+                    pending.insert(0, (entry.path(), child, depth + 1));
+                } else if depth < DEPTH_LIMIT {
                     pending.push((entry.path(), child, depth + 1));
                 }
             }

@@ -9,6 +9,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use procfs::process::Process as Proc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +21,9 @@ use super::{CgroupPath, Exe, Process};
 
 /// How many bytes of a command line are kept.
 const COMMAND_LINE_BYTES: u64 = 512;
+
+/// How much of an executable's path is told.
+const PATH_CHARS: usize = 512;
 
 /// How many processes of a unit, and threads of a process, are searched.
 const PROCESS_LIMIT: usize = 4096;
@@ -39,6 +43,9 @@ pub struct Search<'a> {
     pub uid: u32,
     /// Whether to digest executables.
     pub digest: bool,
+    /// When to give up: a process can have a million descriptors in each of a thousand threads, and the keeper has
+    /// more to do.
+    pub until: Instant,
 }
 
 /// Searches procfs on behalf of one policy.
@@ -59,16 +66,18 @@ impl ProcessTable {
     pub fn holders(&self, tree: &CgroupTree, search: &Search<'_>) -> io::Result<Vec<Process>> {
         let link = format!("socket:[{}]", search.inode);
         let pids = tree.processes(search.cgroup)?;
-        Ok(pids
-            .into_iter()
-            .take(PROCESS_LIMIT)
-            .filter(|pid| holds(*pid, &link))
-            .filter_map(|pid| self.identify(pid, search))
-            .collect())
+        let mut holders = Vec::new();
+        for pid in pids.into_iter().take(PROCESS_LIMIT) {
+            if holds(pid, &link, search.until)? {
+                holders.extend(self.identify(pid, search));
+            }
+        }
+        Ok(holders)
     }
 
     /// Reads a process's identity between opening its pidfd and seeing that it still lives, so that the answer is
     /// about one process even if its number is used again meanwhile.
+    #[must_use]
     pub fn identify(&self, pid: u32, search: &Search<'_>) -> Option<Process> {
         let pidfd = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
         let proc = Proc::new(i32::try_from(pid).ok()?).ok()?;
@@ -79,7 +88,7 @@ impl ProcessTable {
             start_ticks: stat.starttime,
             parent: u32::try_from(stat.ppid).unwrap_or(0),
             uid: status.ruid,
-            comm: stat.comm,
+            comm: stat.comm.chars().take(16).collect(),
             command_line: command_line(pid),
             exe: self.executable(pid, &status, search),
         };
@@ -95,7 +104,7 @@ impl ProcessTable {
             names: if genuine { self.names(&path) } else { Vec::new() },
             doubt: doubt.unwrap_or_default().to_owned(),
             sha256: (genuine && search.digest).then(|| digest(&link)).flatten(),
-            path: path.to_string_lossy().into_owned(),
+            path: path.to_string_lossy().chars().take(PATH_CHARS).collect(),
         }
     }
 
@@ -175,20 +184,32 @@ fn alive(pidfd: &OwnedFd) -> bool {
 
 /// Whether any thread of the process has the socket in its descriptor table. Threads may have tables of their own
 /// (unshare with `CLONE_FILES`), and may outlive the leader.
-fn holds(pid: u32, link: &str) -> bool {
+fn holds(pid: u32, link: &str, until: Instant) -> io::Result<bool> {
     let leader = format!("/proc/{pid}/task/{pid}/fd");
-    table_has(Path::new(&leader), link)
-        || fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| {
-            threads.flatten().take(THREAD_LIMIT).any(|thread| table_has(&thread.path().join("fd"), link))
-        })
+    if table_has(Path::new(&leader), link, until)? {
+        return Ok(true);
+    }
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Ok(false) };
+    for thread in threads.flatten().take(THREAD_LIMIT) {
+        if table_has(&thread.path().join("fd"), link, until)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-fn table_has(table: &Path, link: &str) -> bool {
-    fs::read_dir(table).is_ok_and(|descriptors| {
-        descriptors
-            .flatten()
-            .any(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str() == link))
-    })
+/// A table that cannot be read belongs to a process that is gone.
+fn table_has(table: &Path, link: &str, until: Instant) -> io::Result<bool> {
+    let Ok(descriptors) = fs::read_dir(table) else { return Ok(false) };
+    for descriptor in descriptors.flatten() {
+        if Instant::now() > until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str() == link) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn command_line(pid: u32) -> String {

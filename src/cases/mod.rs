@@ -133,9 +133,9 @@ impl Cases {
     /// the first counts.
     #[must_use]
     pub fn accounts(&self, passwd: &str, group: &str) -> Accounts {
-        let own: String =
-            self.users.iter().map(|(name, uid)| format!("{name}:x:{uid}:{uid}::/:/\n")).collect();
-        Accounts::parse(&format!("{own}{passwd}"), group)
+        let own = self.users.iter().map(|(name, uid)| format!("{name}:x:{uid}:{uid}::/:/"));
+        let lines: Vec<String> = own.chain([passwd.to_owned()]).collect();
+        Accounts::parse(&lines.join("\n"), group)
     }
 
     /// The clouds that the machine of this case seems to run on.

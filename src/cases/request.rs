@@ -15,14 +15,14 @@ pub fn ask(catalogue: &Catalogue, endpoint: Endpoint, line: &str, headers: &[Str
     let names_host = headers.iter().any(|header| header.to_ascii_lowercase().starts_with("host:"));
     let mut head = format!("{line} HTTP/1.1\r\n");
     if !names_host {
-        head += &match endpoint.addr {
-            IpAddr::V4(address) => format!("Host: {address}\r\n"),
-            IpAddr::V6(address) => format!("Host: [{address}]\r\n"),
+        let host = match endpoint.addr {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("[{address}]"),
         };
+        head.extend(["Host: ", host.as_str(), "\r\n"]);
     }
     for header in headers {
-        head += header;
-        head += "\r\n";
+        head.extend([header.as_str(), "\r\n"]);
     }
     head += "\r\n";
     match RawHead::read(head.as_bytes(), LIMITS) {

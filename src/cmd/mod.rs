@@ -4,21 +4,39 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
+use crate::keeper::files::FileError;
+use crate::report::escape;
 
 pub mod check;
+pub mod clouds;
+pub mod explain;
+mod input;
+pub mod learn;
+pub mod manual;
+mod output;
 pub mod redirect;
+pub mod replay;
+pub mod report;
 pub mod run;
+pub mod tail;
+pub mod test;
 
-/// How imds-guard ends. The numbers from 64 up are those of sysexits(3).
+/// How imds-guard ends. The numbers from 64 up are those of sysexits(3); a wrong command line ends with 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     /// Yes, or done.
     Success = 0,
-    /// No: a check failed, a request is refused.
+    /// No: a check failed, a request is refused, verdicts differ.
     Failure = 1,
+    /// An argument makes no sense.
+    Usage = 2,
+    /// An input cannot be read.
+    NoInput = 66,
     /// Something failed that should not.
     Software = 70,
+    /// An output cannot be written.
+    CannotCreate = 73,
     /// The system refused: not root, no nft.
     NoPermission = 77,
     /// The policy or the set-up is wrong.
@@ -31,6 +49,20 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Something that whoever gave the command can put right, and how the program ends because of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Complaint {
+    exit: Exit,
+    message: String,
+}
+
+impl Complaint {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+}
+
 /// Carries out a command line.
 #[must_use]
 pub fn dispatch(cli: Cli) -> Exit {
@@ -39,16 +71,32 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::Run(args) => run::run(&args),
         Command::Proxy => run::proxy(),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Clouds(args) => clouds::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Learn(args) => learn::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Tail(args) => tail::run(&args),
         Command::Redirect(args) => redirect::run(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     };
     match outcome {
         Ok(exit) => exit,
         Err(error) if is_closed_pipe(&error) => Exit::Success, // as when printing into head(1)
         Err(error) => {
             complain(&error);
-            Exit::Software
+            exit_of(&error)
         }
     }
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    if let Some(complaint) = error.downcast_ref::<Complaint>() {
+        return complaint.exit;
+    }
+    if error.downcast_ref::<FileError>().is_some() { Exit::Config } else { Exit::Software }
 }
 
 /// The operations log: standard error, filtered by `RUST_LOG`, coloured only on a terminal.
@@ -64,14 +112,22 @@ fn start_logging() {
         .init();
 }
 
-/// One clear line: what, and all that caused it.
+/// One clear line: what, and all that caused it. File names and log lines are among the causes.
 pub(crate) fn complain(error: &anyhow::Error) {
-    let _ = writeln!(io::stderr(), "imds-guard: {error:#}");
+    talk(&format!("{error:#}"));
+}
+
+/// One line to whoever runs the command, beside the data.
+pub(crate) fn talk(text: &str) {
+    let _ = writeln!(io::stderr(), "imds-guard: {}", escape::terminal(text));
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+    let closed = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(closed)
+            || cause
+                .downcast_ref::<serde_json::Error>()
+                .is_some_and(|cause| cause.io_error_kind() == Some(io::ErrorKind::BrokenPipe))
+    })
 }

@@ -50,11 +50,7 @@ fn verify(config: &ConfigArgs) -> anyhow::Result<Exit> {
     };
     match verdict {
         Ok(()) => {
-            writeln!(
-                io::stdout(),
-                "the redirect is as the policy asks: {} endpoints",
-                wanted.endpoints.len()
-            )?;
+            writeln!(io::stdout(), "the redirect is as the policy asks: {} endpoints", wanted.doors.len())?;
             Ok(Exit::Success)
         }
         Err(why) => {

@@ -18,7 +18,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
             Exit::Config
         }
         KeeperError::Redirect(_) | KeeperError::Listen { .. } => Exit::NoPermission,
-        KeeperError::Proxy(_) | KeeperError::ProxyEnded(_) | KeeperError::System(_) => Exit::Software,
+        KeeperError::NeedsRestart(_)
+        | KeeperError::Proxy(_)
+        | KeeperError::ProxyEnded(_)
+        | KeeperError::System(_) => Exit::Software,
     };
     complain(&Error::new(error));
     Ok(exit)

@@ -3,12 +3,18 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use crate::caller::CgroupPath;
 use crate::caller::cgroup::CgroupTree;
 use crate::caller::processes::{ProcessTable, Search};
+use crate::caller::{CgroupPath, Process};
 
 use super::protocol::{Answer, HOLDERS_LIMIT, Question};
+
+/// How long the keeper looks for a socket's holders: a caller could make that a very long search, and meanwhile
+/// nobody watches over the redirect.
+const DECISIVE_PATIENCE: Duration = Duration::from_millis(100);
+const LOG_PATIENCE: Duration = Duration::from_millis(10);
 
 /// The keeper's view of the cgroup tree and of procfs.
 #[derive(Debug)]
@@ -27,14 +33,29 @@ impl Oracle {
         Ok(Self { tree, paths: HashMap::new(), processes: ProcessTable::new(executables)? })
     }
 
+    /// Knows executables by these paths from now on. What it knows of cgroups stays: a keeper that runs may no longer
+    /// be allowed to look for the tree.
+    pub fn learn(&mut self, executables: Vec<PathBuf>) -> io::Result<()> {
+        self.processes = ProcessTable::new(executables)?;
+        Ok(())
+    }
+
     /// The answer to a question; never an error, since the proxy can do nothing about one.
     pub fn answer(&mut self, question: Question) -> Answer {
         match question {
             Question::CgroupPath { id } => {
                 Answer::CgroupPath(self.path(id).map(|path| path.as_str().to_owned()))
             }
-            Question::Holders { cgroup_id, inode, uid, digest } => {
-                Answer::Holders(self.holders(cgroup_id, inode, uid, digest))
+            Question::Holders { cgroup_id, inode, uid, digest, decisive } => {
+                let patience = if decisive { DECISIVE_PATIENCE } else { LOG_PATIENCE };
+                let until = Instant::now() + patience;
+                Answer::Holders(self.holders(cgroup_id, &|cgroup| Search {
+                    cgroup,
+                    inode,
+                    uid,
+                    digest,
+                    until,
+                }))
             }
             Question::Connect { .. } | Question::Ready | Question::Reloaded { .. } => Answer::Refused,
         }
@@ -47,13 +68,10 @@ impl Oracle {
     fn holders(
         &mut self,
         cgroup_id: u64,
-        inode: u32,
-        uid: u32,
-        digest: bool,
-    ) -> Option<Vec<crate::caller::Process>> {
+        search: &dyn Fn(&CgroupPath) -> Search<'_>,
+    ) -> Option<Vec<Process>> {
         let cgroup = self.path(cgroup_id)?;
-        let search = Search { cgroup: &cgroup, inode, uid, digest };
-        let holders = self.processes.holders(self.tree.as_ref()?, &search).ok()?;
+        let holders = self.processes.holders(self.tree.as_ref()?, &search(&cgroup)).ok()?;
         (holders.len() <= HOLDERS_LIMIT).then_some(holders)
     }
 }

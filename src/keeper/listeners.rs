@@ -1,23 +1,32 @@
 //! The sockets to which the redirect leads.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
+use crate::redirect::Led;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
 
 /// How many connections may wait to be accepted. The kernel's own limit (`net.core.somaxconn`) may be lower.
 const BACKLOG: i32 = 4096;
 
-/// Listeners at every address: the redirect leads a connection to an address of the interface that it leaves
-/// through. What the redirect did not bring is reset, by the rules and once more by the proxy. A host without IPv6
-/// has only the first.
-pub fn open(port: u16) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = vec![open_at(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))?];
-    match open_at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)) {
-        Ok(listener) => listeners.push(listener),
-        Err(error) if lacks_ipv6(&error) => tracing::info!("this host has no IPv6: guarding IPv4 alone"),
-        Err(error) => return Err(error),
+/// A listener for each endpoint, at every address of its IP version: the redirect leads a connection to an address of
+/// the interface that it leaves through. What the redirect did not bring is reset, by the rules and once more by the
+/// proxy. A host without IPv6 has no IPv6 listeners.
+pub fn open(doors: &[Led]) -> Result<Vec<TcpListener>, (u16, io::Error)> {
+    let mut listeners = Vec::new();
+    for door in doors {
+        let any = match door.endpoint.addr {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        match open_at(SocketAddr::new(any, door.port)) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if any.is_ipv6() && lacks_ipv6(&error) => {
+                tracing::info!(endpoint = %door.endpoint, "this host has no IPv6: an endpoint needs no guarding");
+            }
+            Err(error) => return Err((door.port, error)),
+        }
     }
     Ok(listeners)
 }
@@ -45,12 +54,16 @@ fn open_at(addr: SocketAddr) -> io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::Endpoint;
+    use crate::redirect::ruleset::lead;
 
     #[test]
-    fn both_ip_versions_listen_on_one_port() {
+    fn each_endpoint_has_a_listener() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let listeners = open(port).unwrap();
-        assert!(listeners.iter().all(|listener| listener.local_addr().unwrap().port() == port));
+        let endpoints =
+            [Endpoint::new(Endpoint::SHARED, 80), Endpoint::new("fd00:ec2::254".parse().unwrap(), 80)];
+        let listeners = open(&lead(&endpoints, port)).unwrap();
         assert!(listeners.iter().all(|listener| listener.local_addr().unwrap().ip().is_unspecified()));
+        assert_eq!(listeners[0].local_addr().unwrap().port(), port);
     }
 }

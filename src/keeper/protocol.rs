@@ -24,7 +24,7 @@ pub const QUESTION_BYTES: usize = 48;
 pub const MESSAGE_BYTES: usize = 128 << 10;
 
 /// How many descriptors one message may carry.
-pub const DESCRIPTORS: usize = 32;
+pub const DESCRIPTORS: usize = 128;
 
 /// More holders of one socket than this are told as "unknown": nobody shares a connection so widely.
 pub const HOLDERS_LIMIT: usize = 64;
@@ -47,6 +47,8 @@ pub enum Question {
         uid: u32,
         /// Whether to digest the executables.
         digest: bool,
+        /// Whether the verdict depends on the answer, so that it may take longer than for the log's sake.
+        decisive: bool,
     },
     /// A connection to this metadata endpoint that carries a proof of privilege (see [`crate::cloud::Proof`]).
     Connect {
@@ -71,11 +73,13 @@ impl Question {
     #[must_use]
     pub fn encode(self, number: u32) -> [u8; QUESTION_BYTES] {
         let (kind, wide, first, second, flag) = match self {
-            Self::CgroupPath { id } => (1_u32, id, 0, 0, false),
-            Self::Holders { cgroup_id, inode, uid, digest } => (2, cgroup_id, inode, uid, digest),
-            Self::Ready => (3, 0, 0, 0, false),
-            Self::Reloaded { count } => (4, count, 0, 0, false),
-            Self::Connect { port, low_port, .. } => (5, 0, u32::from(port), 0, low_port),
+            Self::CgroupPath { id } => (1_u32, id, 0, 0, 0),
+            Self::Holders { cgroup_id, inode, uid, digest, decisive } => {
+                (2, cgroup_id, inode, uid, u32::from(digest) | u32::from(decisive) << 1)
+            }
+            Self::Ready => (3, 0, 0, 0, 0),
+            Self::Reloaded { count } => (4, count, 0, 0, 0),
+            Self::Connect { port, low_port, .. } => (5, 0, u32::from(port), 0, u32::from(low_port)),
         };
         let addr = match self {
             Self::Connect { addr: IpAddr::V4(v4), .. } => v4.to_ipv6_mapped(),
@@ -83,7 +87,7 @@ impl Question {
             _ => Ipv6Addr::UNSPECIFIED,
         };
         let mut bytes = [0; QUESTION_BYTES];
-        let words = [kind, number, first, second, u32::from(flag)];
+        let words = [kind, number, first, second, flag];
         let fields =
             words.iter().flat_map(|word| word.to_le_bytes()).chain(wide.to_le_bytes()).chain(addr.octets());
         bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
@@ -99,7 +103,13 @@ impl Question {
         let (first, second, flag) = (word(8)?, word(12)?, word(16)?);
         let question = match (word(0)?, flag) {
             (1, 0) => Self::CgroupPath { id: wide },
-            (2, 0 | 1) => Self::Holders { cgroup_id: wide, inode: first, uid: second, digest: flag == 1 },
+            (2, 0..=3) => Self::Holders {
+                cgroup_id: wide,
+                inode: first,
+                uid: second,
+                digest: flag & 1 != 0,
+                decisive: flag & 2 != 0,
+            },
             (3, 0) => Self::Ready,
             (4, 0) => Self::Reloaded { count: wide },
             (5, 0 | 1) => Self::Connect {
@@ -180,14 +190,15 @@ pub fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Sends one message with descriptors.
+/// Sends one message with descriptors, without waiting for room: the other half may be in an attacker's hands, and must
+/// not hold up this one by not reading.
 pub fn send(channel: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
     }
-    sendmsg(channel, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    sendmsg(channel, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
     Ok(())
 }
 
@@ -217,11 +228,8 @@ mod tests {
     fn question() -> impl Strategy<Value = Question> {
         prop_oneof![
             any::<u64>().prop_map(|id| Question::CgroupPath { id }),
-            any::<(u64, u32, u32, bool)>().prop_map(|(cgroup_id, inode, uid, digest)| Question::Holders {
-                cgroup_id,
-                inode,
-                uid,
-                digest
+            any::<(u64, u32, u32, bool, bool)>().prop_map(|(cgroup_id, inode, uid, digest, decisive)| {
+                Question::Holders { cgroup_id, inode, uid, digest, decisive }
             }),
             any::<(u128, u16, bool)>().prop_map(|(addr, port, low_port)| Question::Connect {
                 addr: Ipv6Addr::from(addr).to_canonical(),

@@ -4,12 +4,17 @@ use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use crate::audit::Destination;
 use crate::redirect::Interface;
 
 use super::bundle::Bundle;
 use super::protocol::{self, LogKind, Order};
+
+/// How long the end of a killed proxy is waited for.
+const KILL_PATIENCE_MS: u32 = 1000;
 
 /// The hidden subcommand that is the proxy.
 pub const SUBCOMMAND: &str = "proxy";
@@ -117,11 +122,18 @@ impl ProxyProcess {
         self.child.wait()
     }
 
-    /// Ends the proxy without asking it.
-    pub fn kill(&mut self) {
-        // It may have ended by itself, which is as good.
+    /// Ends the proxy without asking it, and waits a little for its end. Should the kill be refused (a service that was
+    /// given no `CAP_KILL`), the end of its channels ends it.
+    pub fn kill(mut self) {
+        drop((self.orders, self.questions));
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        for _ in 0..KILL_PATIENCE_MS {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        tracing::error!(pid = self.child.id(), "the proxy does not end");
     }
 
     fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -22,12 +22,12 @@ use crate::policy::{Diagnostic, Mode, Policy};
 use crate::redirect::apply::{Loaded, Nft, RedirectError};
 use crate::redirect::interfaces::{self, AddressWatch};
 use crate::redirect::watch::Watch;
-use crate::redirect::{Direction, Wanted};
+use crate::redirect::{Direction, Led, Wanted, ruleset};
 
 use super::answers::Oracle;
 use super::bundle::Bundle;
 use super::files::{self, FileError, Trust};
-use super::protocol::{self, Answer, QUESTION_BYTES, Question, Reply};
+use super::protocol::{self, Answer, MESSAGE_BYTES, QUESTION_BYTES, Question, Reply};
 use super::proxy::{ProxyProcess, Role};
 use super::{host, listeners, privileges, upstream};
 
@@ -36,6 +36,12 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long requests under way may go on after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long after a failed load the redirect is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long the workers go on accepting after they were told to end.
+const LAST_CALL: Duration = Duration::from_millis(100);
 
 /// How many questions of one worker are answered before the next worker's turn.
 const QUESTIONS_PER_TURN: usize = 16;
@@ -78,6 +84,9 @@ pub enum KeeperError {
     /// The proxy ended by itself.
     #[error("the proxy ended: {0}")]
     ProxyEnded(std::process::ExitStatus),
+    /// The policy has endpoints that the running guard has no listener for.
+    #[error("{0} was not guarded when the guard started: restart it")]
+    NeedsRestart(Endpoint),
     /// The system failed.
     #[error("the system refused: {0}")]
     System(#[from] io::Error),
@@ -111,12 +120,14 @@ struct Keeper {
     policy: Policy,
     log: Destination,
     /// Kept open, though the proxy accepts: connections that arrive while a proxy ends are not refused.
-    _listeners: Vec<TcpListener>,
+    listeners: Vec<TcpListener>,
     proxy: ProxyProcess,
     oracle: Oracle,
     nft: Nft,
     watch: Watch,
     addresses: AddressWatch,
+    /// Every endpoint that has a listener.
+    all_doors: Vec<Led>,
     wanted: Wanted,
     loaded: Option<Loaded>,
 }
@@ -129,20 +140,27 @@ impl Keeper {
         let role = role(&policy)?;
         let nft = Nft::find()?;
         let log = files::audit_log(&policy.settings().audit_log)?;
-        let port = policy.settings().port;
-        let listeners = listeners::open(port).map_err(|cause| KeeperError::Listen { port, cause })?;
+        let doors = ruleset::lead(&policy.catalogue().endpoints(), policy.settings().port);
+        let listeners =
+            listeners::open(&doors).map_err(|(port, cause)| KeeperError::Listen { port, cause })?;
         let oracle = Oracle::new(executables(&policy))?;
-        let mut proxy = ProxyProcess::start(role, &bundle, &log, &listeners)?;
+        let proxy = ProxyProcess::start(role, &bundle, &log, &listeners)?;
         if let Err(reason) = await_ready(&proxy) {
             proxy.kill();
             return Err(KeeperError::Proxy(reason));
         }
         // Watched before they are read, so that no change falls between.
         let addresses = AddressWatch::start()?;
-        let wanted = wanted(&policy, role.uid)?;
+        let wanted = wanted(&policy, role.uid, doors)?;
         proxy.tell_interfaces(&wanted.interfaces)?;
         let mut watch = Watch::start()?;
-        let loaded = nft.load(&wanted, None).inspect_err(|_| proxy.kill())?;
+        let loaded = match nft.load(&wanted, None) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                proxy.kill();
+                return Err(error.into());
+            }
+        };
         watch.drain();
         privileges::keep_only_what_is_needed()?;
         Ok(Self {
@@ -150,12 +168,13 @@ impl Keeper {
             signals,
             policy,
             log,
-            _listeners: listeners,
+            listeners,
             proxy,
             oracle,
             nft,
             watch,
             addresses,
+            all_doors: wanted.doors.clone(),
             wanted,
             loaded: Some(loaded),
         })
@@ -164,10 +183,13 @@ impl Keeper {
     fn keep(mut self) -> Result<(), KeeperError> {
         let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
         notify(&[NotifyState::Ready, NotifyState::Status(&self.status())]);
-        tracing::info!(mode = ?self.policy.mode(), endpoints = self.wanted.endpoints.len(), "guarding");
+        tracing::info!(mode = ?self.policy.mode(), endpoints = self.wanted.doors.len(), "guarding");
         let mut beat = Instant::now();
         loop {
             let events = self.wait(watchdog)?;
+            if self.loaded.is_none() && self.policy.settings().self_heal {
+                self.load();
+            }
             if let Some(period) = watchdog
                 && beat.elapsed() >= period
             {
@@ -199,7 +221,8 @@ impl Keeper {
             PollFd::new(&self.addresses, PollFlags::IN),
         ];
         polled.extend(self.proxy.questions().iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
-        let timeout = watchdog.map(|period| Timespec {
+        let retry = self.loaded.is_none().then_some(RETRY);
+        let timeout = watchdog.into_iter().chain(retry).min().map(|period| Timespec {
             tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: period.subsec_nanos().into(),
         });
@@ -231,11 +254,8 @@ impl Keeper {
                     Some((number, question)) => Reply { number, answer: self.oracle.answer(question) },
                     None => Reply { number: 0, answer: Answer::Refused },
                 };
-                // A proxy that does not read its answers waits for nothing.
-                if let Ok(message) = serde_json::to_vec(&reply) {
-                    let along: Vec<BorrowedFd<'_>> = connection.iter().map(AsFd::as_fd).collect();
-                    let _ = protocol::send(channel, &message, &along);
-                }
+                let along: Vec<BorrowedFd<'_>> = connection.iter().map(AsFd::as_fd).collect();
+                answer(channel, &reply, &along);
             }
         }
     }
@@ -281,6 +301,10 @@ impl Keeper {
             }
         }
         self.watch.drain();
+        // What somebody changed between the read-back and here has been drained unseen.
+        if self.loaded.as_ref().is_some_and(|loaded| !loaded.is_intact(&self.nft).unwrap_or(false)) {
+            self.loaded = None;
+        }
     }
 
     /// Takes all waiting signals; whether one of them means to stop.
@@ -318,17 +342,28 @@ impl Keeper {
     fn try_reload(&mut self) -> Result<(), KeeperError> {
         let bundle = Bundle::read(&self.config, Trust::RootOnly)?;
         let policy = compile(&bundle)?;
-        let oracle = Oracle::new(executables(&policy))?;
-        let wanted = Wanted { port: self.wanted.port, ..wanted(&policy, self.wanted.guard_uid)? };
+        let doors = self.doors_of(&policy)?;
+        let wanted = wanted(&policy, self.wanted.guard_uid, doors)?;
+        self.oracle.learn(executables(&policy))?;
         // From audit to enforce the proxy judges first; either way no request sees half of a change.
         self.proxy.reload(&bundle)?;
-        (self.policy, self.oracle) = (policy, oracle);
+        self.policy = policy;
         if wanted != self.wanted {
             self.wanted = wanted;
             self.load();
         }
         self.rotate();
         Ok(())
+    }
+
+    /// The doors of a reloaded policy, each with the listener that it had. The proxy's sandbox is closed for good around
+    /// the endpoints of the start, so others need a restart.
+    fn doors_of(&self, policy: &Policy) -> Result<Vec<Led>, KeeperError> {
+        let known = |endpoint: Endpoint| {
+            let door = self.all_doors.iter().find(|door| door.endpoint == endpoint).copied();
+            door.ok_or(KeeperError::NeedsRestart(endpoint))
+        };
+        policy.catalogue().endpoints().into_iter().map(known).collect()
     }
 
     /// Opens the audit log anew, for logrotate.
@@ -354,6 +389,9 @@ impl Keeper {
 
     /// Neither half works without the other: an audit table goes with the keeper, an enforce table stays.
     fn after_the_proxy(mut self) -> Result<(), KeeperError> {
+        if self.wanted.direction == Direction::Open {
+            self.loaded = None; // before the listeners: nobody is to be led to a closed port
+        }
         let status = self.proxy.wait()?;
         self.tell("proxy-ended", "the proxy ended unexpectedly");
         Err(KeeperError::ProxyEnded(status))
@@ -370,6 +408,9 @@ impl Keeper {
         }
         let patience = u64::try_from(DRAIN_PATIENCE.as_millis()).unwrap_or(u64::MAX);
         self.proxy.drain(patience)?;
+        // The workers take what has already arrived; nobody is to wait in a queue that nobody serves.
+        std::thread::sleep(LAST_CALL);
+        self.listeners.clear();
         let deadline = Instant::now() + DRAIN_PATIENCE + Duration::from_secs(1);
         while Instant::now() < deadline {
             self.answer_questions();
@@ -396,7 +437,18 @@ impl Keeper {
             Mode::Audit => "audit",
             Mode::Enforce => "enforce",
         };
-        format!("{mode} mode, {} endpoints guarded", self.wanted.endpoints.len())
+        format!("{mode} mode, {} endpoints guarded", self.wanted.doors.len())
+    }
+}
+
+/// Sends a reply, or at least that there is none. A proxy that does not read its answers waits for nothing.
+fn answer(channel: &OwnedFd, reply: &Reply, along: &[BorrowedFd<'_>]) {
+    let unknown = Reply { number: reply.number, answer: Answer::Refused };
+    for reply in [reply, &unknown] {
+        let message = serde_json::to_vec(reply).unwrap_or_default();
+        if message.len() <= MESSAGE_BYTES && protocol::send(channel, &message, along).is_ok() {
+            return;
+        }
     }
 }
 
@@ -447,17 +499,16 @@ fn role(policy: &Policy) -> Result<Role, KeeperError> {
 
 /// The redirect that a policy asks for.
 pub fn wanted_by(policy: &Policy) -> Result<Wanted, KeeperError> {
-    wanted(policy, role(policy)?.uid)
+    let doors = ruleset::lead(&policy.catalogue().endpoints(), policy.settings().port);
+    wanted(policy, role(policy)?.uid, doors)
 }
 
-fn wanted(policy: &Policy, guard_uid: u32) -> Result<Wanted, KeeperError> {
-    let catalogue = policy.catalogue();
-    let endpoints = catalogue.endpoints();
+fn wanted(policy: &Policy, guard_uid: u32, doors: Vec<Led>) -> Result<Wanted, KeeperError> {
+    let proof = |door: &Led| policy.catalogue().proof(door.endpoint);
     Ok(Wanted {
         direction: policy.mode().into(),
-        as_root: endpoints.iter().any(|endpoint| catalogue.proof(*endpoint) != Proof::None),
-        endpoints,
-        port: policy.settings().port,
+        as_root: doors.iter().any(|door| proof(door) != Proof::None),
+        doors,
         guard_uid,
         interfaces: interfaces::read()?,
     })

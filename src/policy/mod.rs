@@ -51,4 +51,4 @@ pub use places::{Line, Places};
 pub use reason::{ExeDoubt, Reason, Standing};
 pub use settings::{AuditLog, GuardUser, Limits, Settings};
 pub use source::Source;
-pub use trace::{AgentFit, Trace, system_unit};
+pub use trace::{AgentFit, Trace, in_container, system_unit};

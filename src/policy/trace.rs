@@ -174,6 +174,12 @@ pub fn system_unit(cgroup: &str) -> Option<&str> {
     (is_unit && unit.matches(cgroup, false) && !holds_container(cgroup)).then_some(name)
 }
 
+/// Whether any part of a cgroup's path is one that a container engine makes.
+#[must_use]
+pub fn in_container(cgroup: &str) -> bool {
+    holds_container(cgroup)
+}
+
 #[cfg(test)]
 mod tests {
     use super::system_unit;

@@ -3,14 +3,14 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::caller::{Caller, Processes};
+use crate::caller::{Caller, Processes, Why};
 use crate::cloud::{Asked, Door, Endpoint, Proof};
 use crate::policy::Policy;
 use crate::request::{Fault, Gate, Limits as GateLimits, Strictness};
@@ -26,6 +26,10 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// How much is read and thrown away meanwhile.
 const LINGER_BYTES: usize = 256 << 10;
+
+/// hyper's buffer holds a head and what follows it; its own limit must never be the one that is met.
+const BUFFER_SLACK: usize = 16 << 10;
+const LEAST_BUFFER: usize = 400 << 10;
 
 /// One client's connection.
 pub struct Connection {
@@ -50,18 +54,20 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) -> io::Result<()> {
     let policy = worker.shared.policy.load_full();
     let original = flow.original.0;
     let endpoint = Endpoint::new(original.ip(), original.port());
-    let identity = Rc::new(Identity::of(&worker, flow).await);
+    let started = Instant::now();
+    let raw = worker.diag.borrow_mut().stamps(flow);
+    // Counted before the keeper is asked for anything: a flood costs the flooder its own connections.
+    let uid = raw.ok().map(|stamps| stamps.uid);
+    let counted = worker.shared.census.admit(uid, &policy.settings().limits);
+    if let Err(exceeded) = counted {
+        record::flood(&worker, flow, uid, exceeded);
+        return reset(&stream);
+    }
+    let identity = Rc::new(Identity::of(&worker, flow, raw, started).await);
     if !policy.catalogue().serves(endpoint) {
         record::closed(&worker, &identity, "not-an-endpoint");
         return reset(&stream);
     }
-    let _counted = match worker.shared.census.admit(identity.uid(), &policy.settings().limits) {
-        Ok(counted) => counted,
-        Err(exceeded) => {
-            record::flood(&worker, &identity, exceeded);
-            return reset(&stream);
-        }
-    };
     identity.look_up_for_the_log(&worker);
     match policy.catalogue().door(endpoint) {
         Door::Opaque => tunnel::opaque(&worker, &identity, &policy, endpoint, stream).await,
@@ -81,7 +87,12 @@ async fn http(
     let gate = Gate::new(strictness, gate_limits(policy));
     let still_there = {
         let (worker, flow) = (Rc::clone(&worker), identity.flow);
-        Box::new(move || worker.diag.borrow_mut().stamps(flow).is_ok())
+        // Of whom the kernel never knew anything, it cannot tell that he is gone.
+        let is_known = identity.uid().is_some();
+        Box::new(move || {
+            let now = worker.diag.borrow_mut().stamps(flow);
+            !is_known || !matches!(now, Err(Why::NoSocket | Why::Orphan))
+        })
     };
     let wire = Wire::new(stream, gate, strictness, still_there);
     let connection =
@@ -95,6 +106,7 @@ async fn http(
         .preserve_header_case(true)
         .auto_date_header(false)
         .max_headers(policy.settings().limits.headers as usize + 1)
+        .max_buf_size((policy.settings().limits.head_bytes as usize + BUFFER_SLACK).max(LEAST_BUFFER))
         .serve_connection(wire.clone(), service)
         .await;
     drop(enrolled);
@@ -148,15 +160,24 @@ impl Connection {
     async fn finish(self, ending: Ending) -> io::Result<()> {
         match ending {
             Ending::Ordinary | Ending::Expired => {
-                let Some((stream, _)) = self.wire.into_tunnel() else { return Ok(()) };
-                linger(stream).await;
+                if self.wire.has_unread()
+                    && let Some((stream, _)) = self.wire.into_tunnel()
+                {
+                    linger(stream).await;
+                }
                 Ok(())
             }
             Ending::Reset => self.wire.into_tunnel().map_or(Ok(()), |(stream, _)| reset(&stream)),
+            // A reload may have come between the head that cannot be read and here.
+            Ending::Tunnel(_) if strictness(&policy_now(&self.worker)) == Strictness::Enforce => {
+                record::closed(&self.worker, &self.identity, "unreadable");
+                self.wire.into_tunnel().map_or(Ok(()), |(stream, _)| reset(&stream))
+            }
             Ending::Tunnel(fault) => {
                 record::unjudged(&self.worker, &self.identity, self.endpoint, fault);
                 let Some((stream, unread)) = self.wire.into_tunnel() else { return Ok(()) };
-                tunnel::run(&self.worker, stream, &unread, self.route).await
+                let is_over = |policy: &Policy| policy.can_refuse();
+                tunnel::run(&self.worker, stream, &unread, self.route, is_over).await
             }
         }
     }
@@ -185,8 +206,7 @@ fn gate_limits(policy: &Policy) -> GateLimits {
     GateLimits { head_bytes: limits.head_bytes as usize, headers: limits.headers as usize }
 }
 
-/// Closes a connection whose client may still be sending: a plain close would answer that with a reset, which
-/// destroys the refusal before the client has read it.
+/// Closes a connection whose client may still be sending.
 pub(super) async fn linger(mut stream: TcpStream) {
     let drain = async {
         stream.shutdown().await?;

@@ -32,6 +32,14 @@ pub struct Identity {
     looked_up: Notify,
 }
 
+impl Drop for Identity {
+    fn drop(&mut self) {
+        if matches!(*self.lookup.borrow(), Lookup::Pending(_)) {
+            self.give_up();
+        }
+    }
+}
+
 /// Where the look-up of the client's processes stands.
 enum Lookup {
     /// Nobody asked.
@@ -43,11 +51,9 @@ enum Lookup {
 }
 
 impl Identity {
-    /// Asks the kernel who created the client's socket. It cannot change while the connection lives.
-    pub async fn of(worker: &Worker, flow: Flow) -> Self {
-        let started = Instant::now();
-        let stamps = worker.diag.borrow_mut().stamps(flow);
-        let attribution = match stamps {
+    /// Completes what the kernel said about the client's socket, which cannot change while the connection lives.
+    pub async fn of(worker: &Worker, flow: Flow, raw: Result<RawStamps, Why>, started: Instant) -> Self {
+        let attribution = match raw {
             Ok(stamps) => attribute(worker, stamps).await,
             Err(why) => Attribution::Unattributed(why),
         };
@@ -85,7 +91,7 @@ impl Identity {
     /// a socket can change between two requests.
     pub async fn caller_with_processes(&self, worker: &Worker, digest: bool) -> Caller {
         let Some(stamps) = self.stamps() else { return self.caller() };
-        let processes = holders(worker, stamps, digest).await;
+        let processes = holders(worker, stamps, digest, true).await;
         self.learn(processes.clone(), ProcessSource::Fresh);
         Caller { attribution: self.attribution.clone(), processes }
     }
@@ -101,7 +107,7 @@ impl Identity {
         self.lookup.replace(Lookup::Pending(Vec::new()));
         let (identity, worker, stamps) = (Rc::clone(self), Rc::clone(worker), stamps.clone());
         tokio::task::spawn_local(async move {
-            let processes = holders(&worker, &stamps, false).await;
+            let processes = holders(&worker, &stamps, false, false).await;
             identity.learn(processes, ProcessSource::Fresh);
         });
     }
@@ -127,6 +133,11 @@ impl Identity {
         }
     }
 
+    /// Tells the exchanges that wait for a look-up which will not end: the guard stops.
+    fn give_up(&self) {
+        self.learn(Processes::Unknown, ProcessSource::Skipped);
+    }
+
     fn learn(&self, processes: Processes, source: ProcessSource) {
         let before = self.lookup.replace(Lookup::Known(processes, source));
         self.looked_up.notify_waiters();
@@ -139,7 +150,7 @@ impl Identity {
 }
 
 async fn attribute(worker: &Worker, raw: RawStamps) -> Attribution {
-    match cgroup_path(worker, raw.cgroup_id).await {
+    match cgroup_path(worker, raw).await {
         Some(path) => Attribution::Stamped(Stamps {
             uid: raw.uid,
             cgroup: Cgroup { id: raw.cgroup_id, path },
@@ -150,10 +161,15 @@ async fn attribute(worker: &Worker, raw: RawStamps) -> Attribution {
     }
 }
 
-async fn cgroup_path(worker: &Worker, id: u64) -> Option<CgroupPath> {
+async fn cgroup_path(worker: &Worker, raw: RawStamps) -> Option<CgroupPath> {
+    let id = raw.cgroup_id;
     let remembered = || worker.cgroups.borrow().get(&id).cloned();
     if let Some(path) = remembered() {
         return Some(path);
+    }
+    // The keeper searches the whole tree for a cgroup that it has not met, and a user can make new ones all day.
+    if raw.uid != 0 && !worker.resolutions.take(raw.uid, Instant::now()) {
+        return None;
     }
     // A unit that connects many times at once needs one answer.
     let _turn = worker.resolving.lock().await;
@@ -172,9 +188,9 @@ async fn cgroup_path(worker: &Worker, id: u64) -> Option<CgroupPath> {
     Some(path)
 }
 
-async fn holders(worker: &Worker, stamps: &Stamps, digest: bool) -> Processes {
-    let question =
-        Question::Holders { cgroup_id: stamps.cgroup.id, inode: stamps.inode, uid: stamps.uid, digest };
+async fn holders(worker: &Worker, stamps: &Stamps, digest: bool, decisive: bool) -> Processes {
+    let Stamps { uid, inode, cgroup, .. } = stamps;
+    let question = Question::Holders { cgroup_id: cgroup.id, inode: *inode, uid: *uid, digest, decisive };
     match worker.keeper.ask(question).await {
         Some(Answer::Holders(Some(holders))) if !holders.is_empty() => Processes::Holders(holders),
         _ => Processes::Unknown,

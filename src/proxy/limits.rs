@@ -11,8 +11,8 @@ use crate::policy::Limits;
 
 use super::wire::{Phase, WeakWire, Wire};
 
-/// How many process look-ups one uid may have for the log's sake: at once, and then each second. Look-ups that a
-/// rule needs are not counted.
+/// How many searches by the keeper one uid may cause: at once, and then each second. Those that a rule needs are not
+/// counted.
 const LOOKUPS: f64 = 20.0;
 
 /// How many uids a worker keeps an account of.
@@ -81,7 +81,7 @@ impl Drop for Counted {
     }
 }
 
-/// How many look-ups each uid has left: a bucket that fills with time.
+/// How many searches each uid has left: a bucket that fills with time.
 #[derive(Debug, Default)]
 pub struct LookupBudget(RefCell<HashMap<u32, (f64, Instant)>>);
 

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use crate::policy::Action;
 
-use super::connection::{Connection, policy_now};
+use super::connection::{Connection, policy_now, strictness};
 use super::record::Exchange;
 use super::reply::{self, ReplyBody};
 use super::upstream::{self, UpstreamError};
@@ -19,6 +19,7 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, UpstreamError> {
     let policy = policy_now(&connection.worker);
+    connection.wire.set_strictness(strictness(&policy));
     let mut exchange = Exchange::begin(&connection, &policy);
     let asked = connection.asked(&policy);
     let caller = connection.caller(&policy, &asked).await;

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::audit::event::{Action, Event, Outcome, ProcessSource, Severity, TECHNIQUE};
 use crate::audit::{Slot, scrub};
+use crate::caller::stamps::Flow;
 use crate::caller::{Attribution, Processes};
 use crate::cloud::{Asked, Class, Endpoint};
 use crate::policy::{Decision, Mode, Policy, Verdict};
@@ -46,7 +47,7 @@ impl Exchange {
         let worker = &connection.worker;
         let mut event = Box::new(Event::now(worker.event_id(), Action::Request));
         event.mode = Some(policy.mode().name());
-        describe_flow(&mut event, &connection.identity);
+        describe_flow(&mut event, connection.identity.flow);
         Self {
             connection: Rc::clone(connection),
             event: Some(event),
@@ -122,10 +123,11 @@ impl Exchange {
         self.sent += bytes as u64;
     }
 
-    /// The response broke off.
+    /// The response broke off. By a reset the client can tell that from its end, however its end is told.
     pub fn broken(&mut self) {
         self.result = Outcome::UpstreamFailed;
         self.complete = true;
+        self.connection.wire.end_by_reset();
     }
 
     /// The response is out.
@@ -168,13 +170,13 @@ pub fn closed(worker: &Worker, identity: &Identity, reason: &'static str) {
     event.severity = Severity::Warning as u8;
     event.result = Some(Outcome::Closed);
     event.reason = Some(reason.into());
-    describe_flow(&mut event, identity);
+    describe_flow(&mut event, identity.flow);
     describe_identity(&mut event, identity);
     worker.shared.sink.tell(&event);
 }
 
 /// A connection above a limit. One event a second for all of a worker's, so that a flood does not fill the log.
-pub fn flood(worker: &Worker, identity: &Identity, exceeded: Exceeded) {
+pub fn flood(worker: &Worker, flow: Flow, uid: Option<u32>, exceeded: Exceeded) {
     let reason = match exceeded {
         Exceeded::Total => "too-many-connections",
         Exceeded::PerUid => "too-many-connections-of-uid",
@@ -186,8 +188,8 @@ pub fn flood(worker: &Worker, identity: &Identity, exceeded: Exceeded) {
         event.result = Some(Outcome::Closed);
         event.reason = Some(reason.into());
         event.count = Some(count);
-        describe_flow(&mut event, identity);
-        describe_identity(&mut event, identity);
+        describe_flow(&mut event, flow);
+        event.user_id = uid.map(|uid| uid.to_string());
         worker.shared.sink.tell(&event);
     }
 }
@@ -205,41 +207,50 @@ pub fn unjudged(worker: &Worker, identity: &Identity, endpoint: Endpoint, fault:
     event.faults = vec![fault.code()];
     event.technique = Some(TECHNIQUE);
     event.destination_ip = Some(endpoint.addr);
-    describe_flow(&mut event, identity);
+    describe_flow(&mut event, identity.flow);
     describe_identity(&mut event, identity);
     worker.shared.sink.tell(&event);
 }
 
 /// A connection through an opaque door.
-pub fn opaque(worker: &Worker, identity: &Identity, decision: &Decision, result: Outcome) {
+pub fn opaque(
+    worker: &Worker,
+    identity: &Identity,
+    decision: &Decision,
+    result: Outcome,
+    slot: Option<Slot>,
+) {
     let mut event = Event::now(worker.event_id(), Action::Opaque);
     event.result = Some(result);
     event.outcome = if result == Outcome::Tunnelled { "success" } else { "failure" };
-    describe_flow(&mut event, identity);
+    describe_flow(&mut event, identity.flow);
     describe_identity(&mut event, identity);
     describe_decision(&mut event, decision);
-    worker.shared.sink.tell(&event);
+    if let Some(slot) = slot {
+        slot.send(&event);
+    }
 }
 
-fn describe_flow(event: &mut Event<'static>, identity: &Identity) {
-    let (client, original) = (identity.flow.client.0, identity.flow.original.0);
+fn describe_flow(event: &mut Event<'static>, flow: Flow) {
+    let (client, original) = (flow.client.0, flow.original.0);
     event.source_ip = Some(client.ip());
     event.source_port = Some(client.port());
     event.destination_ip = Some(original.ip());
     event.destination_port = Some(original.port());
-    event.attribution_us = u64::try_from(identity.took.as_micros()).ok();
 }
 
 fn describe_identity(event: &mut Event<'static>, identity: &Identity) {
+    event.attribution_us = u64::try_from(identity.took.as_micros()).ok();
     match &identity.attribution {
         Attribution::Unattributed(why) => event.attribution = Some(why.code()),
         Attribution::Stamped(stamps) => {
             event.attribution = Some("stamped");
             event.user_id = Some(stamps.uid.to_string());
             let path = stamps.cgroup.path.as_str();
+            // The first unit, which the system's own manager made: a user's may name what it makes as it likes.
             event.cgroup = Some(scrub::bounded(path).to_owned().into());
             event.unit = path
-                .rsplit('/')
+                .split('/')
                 .find(|name| name.ends_with(".service") || name.ends_with(".scope"))
                 .map(|name| scrub::bounded(name).to_owned().into());
         }
@@ -275,14 +286,11 @@ fn describe_asked(event: &mut Event<'static>, asked: &Asked) {
     match &asked.target {
         Ok(target) => {
             event.path = Some(path(target.path().as_str(), asked.touched.secret_path));
-            event.query = raw_query(head).map(|query| scrub::query(&query).into());
+            event.query = raw_query(head).map(|query| query_text(&query, asked.touched.secret_path));
         }
-        // What has no normal form is shown as it came, cut off before any query.
-        Err(_) => {
-            let original = String::from_utf8_lossy(head.target()).into_owned();
-            let before_query = original.split('?').next().unwrap_or_default();
-            event.original = Some(scrub::bounded(before_query).to_owned().into());
-        }
+        // What has no normal form is shown as it came, without what could be a secret: a user and a password, an id
+        // that is one (ECS), a query.
+        Err(_) => event.original = shown(&String::from_utf8_lossy(head.target())).map(Cow::from),
     }
 }
 
@@ -308,13 +316,23 @@ fn describe_decision(event: &mut Event<'static>, decision: &Decision) {
 fn path(path: &str, is_secret: bool) -> Cow<'static, str> {
     let path = scrub::bounded(path);
     match path.rsplit_once('/') {
-        Some((directory, secret)) if is_secret => {
-            let digest: String =
-                Sha256::digest(secret).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            format!("{directory}/sha256:{digest}").into()
-        }
+        Some((directory, secret)) if is_secret => format!("{directory}/sha256:{}", digest(secret)).into(),
         _ => path.to_owned().into(),
     }
+}
+
+fn query_text(query: &str, is_secret: bool) -> Cow<'static, str> {
+    if is_secret { format!("sha256:{}", digest(query)).into() } else { scrub::query(query).into() }
+}
+
+fn shown(target: &str) -> Option<String> {
+    let path = target.split('?').next().filter(|path| path.starts_with('/') && !path.contains('@'))?;
+    let (directory, last) = scrub::bounded(path).rsplit_once('/')?;
+    Some(format!("{directory}/{}", scrub::command_line(last)))
+}
+
+fn digest(secret: &str) -> String {
+    Sha256::digest(secret).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn raw_query(head: &RawHead) -> Option<String> {
@@ -323,7 +341,7 @@ fn raw_query(head: &RawHead) -> Option<String> {
 }
 
 fn text(bytes: &[u8]) -> Cow<'static, str> {
-    scrub::bounded(&String::from_utf8_lossy(bytes)).to_owned().into()
+    scrub::command_line(&String::from_utf8_lossy(bytes)).into()
 }
 
 fn micros(since: Instant) -> u64 {

@@ -1,5 +1,6 @@
 //! The proxy's life: take the keeper's order, drop everything, serve.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -61,9 +62,8 @@ pub fn run() -> Result<(), ProxyError> {
     sandbox::drop_privileges(start.uid, start.gid)?;
     let policy = start.bundle.compile().map_err(|_| ProxyError::Policy)?.policy;
     let diags = start.channels.iter().map(|_| SockDiag::open()).collect::<io::Result<Vec<_>>>()?;
-    let mut ports: Vec<u16> = policy.catalogue().endpoints().iter().map(|endpoint| endpoint.port).collect();
-    ports.dedup();
-    let fence = sandbox::lock_in(&ports)?;
+    let ports: BTreeSet<u16> = policy.catalogue().endpoints().iter().map(|endpoint| endpoint.port).collect();
+    let fence = sandbox::lock_in(ports)?;
     if !fence.landlock {
         tracing::warn!(
             "this kernel has no Landlock: the proxy is held by its uid and the system-call filter alone"
@@ -130,6 +130,7 @@ fn serve(
     let shared = Arc::new(Shared {
         policy: ArcSwap::from_pointee(policy),
         interfaces: ArcSwap::default(),
+        reloads: watch::Sender::new(0),
         sink: sink.clone(),
         census: Arc::new(Census::default()),
         draining,
@@ -189,6 +190,7 @@ fn reload(memory: OwnedFd, shared: &Shared) -> bool {
         return false;
     };
     shared.policy.store(Arc::new(compiled.policy));
+    shared.reloads.send_modify(|count| *count += 1);
     true
 }
 
@@ -219,6 +221,7 @@ fn work(
             pool: std::cell::RefCell::new(Pool::default()),
             roll: Rc::new(Roll::default()),
             lookups: LookupBudget::default(),
+            resolutions: LookupBudget::default(),
             floods: Flood::default(),
             busy: tokio::sync::Notify::new(),
             index,

@@ -84,15 +84,16 @@ pub struct Fence {
 /// Locks the calling thread in, and every thread that it starts from now on.
 ///
 /// `ports` are those of the endpoints: the only TCP ports to which it may connect.
-pub fn lock_in(ports: &[u16]) -> Result<Fence, SandboxError> {
+pub fn lock_in(ports: impl IntoIterator<Item = u16>) -> Result<Fence, SandboxError> {
     let status = landlock(ports)?;
+    seccompiler::apply_filter(&without_clone3()?)?;
     seccompiler::apply_filter(&filter()?)?;
     Ok(Fence { landlock: status.ruleset != RulesetStatus::NotEnforced })
 }
 
 /// Nothing of the file system, no TCP port but the endpoints', no abstract sockets and no signals outwards. Kernels
 /// without Landlock, or with an older one, enforce what they can.
-fn landlock(ports: &[u16]) -> Result<RestrictionStatus, SandboxError> {
+fn landlock(ports: impl IntoIterator<Item = u16>) -> Result<RestrictionStatus, SandboxError> {
     let abi = ABI::V6;
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -101,7 +102,7 @@ fn landlock(ports: &[u16]) -> Result<RestrictionStatus, SandboxError> {
         .scope(Scope::from_all(abi))?
         .create()?;
     for port in ports {
-        ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+        ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
     }
     Ok(ruleset.restrict_self()?)
 }
@@ -111,22 +112,67 @@ fn landlock(ports: &[u16]) -> Result<RestrictionStatus, SandboxError> {
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     rules.insert(libc::SYS_socket, vec![tcp_over(libc::AF_INET)?, tcp_over(libc::AF_INET6)?]);
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)?.try_into()
+    rules.insert(libc::SYS_clone, vec![threads_only()?]);
+    // Not F_SETFL, which could take O_APPEND off the audit log.
+    rules.insert(
+        libc::SYS_fcntl,
+        FCNTL_COMMANDS.iter().map(|command| fcntl(*command)).collect::<Result<_, _>>()?,
+    );
+    compile(rules, libc::EPERM, false)
 }
 
-/// New sockets are TCP, for connections to the endpoints; whatever else the proxy needs it was handed.
+/// `clone3` keeps its flags in memory, where no filter can look. ENOSYS makes the C library use `clone`.
+fn without_clone3() -> Result<BpfProgram, seccompiler::BackendError> {
+    compile(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS, true)
+}
+
+/// A program that refuses what the rules match, or what they do not.
+fn compile(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    errno: i32,
+    refuses_matches: bool,
+) -> Result<BpfProgram, seccompiler::BackendError> {
+    let refuse = SeccompAction::Errno(errno.unsigned_abs());
+    let (matched, unmatched) =
+        if refuses_matches { (refuse, SeccompAction::Allow) } else { (SeccompAction::Allow, refuse) };
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    SeccompFilter::new(rules, unmatched, matched, arch)?.try_into()
+}
+
+/// A condition on one argument of a system call.
+fn argument(
+    index: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)
+}
+
+/// Threads, and no new namespaces: in a user namespace of its own a process has every capability there.
+fn threads_only() -> Result<SeccompRule, seccompiler::BackendError> {
+    SeccompRule::new(vec![argument(0, SeccompCmpOp::MaskedEq(NEW_NAMESPACES), 0)?])
+}
+
+fn fcntl(command: i32) -> Result<SeccompRule, seccompiler::BackendError> {
+    SeccompRule::new(vec![argument(1, SeccompCmpOp::Eq, u64::from(command.unsigned_abs()))?])
+}
+
+/// New sockets are plain TCP, for connections to the endpoints; whatever else the proxy needs it was handed. Other
+/// protocols over the same families (MPTCP, SCTP) would be none of Landlock's business.
 fn tcp_over(family: i32) -> Result<SeccompRule, seccompiler::BackendError> {
     const KIND: u64 = 0xf; // the rest of the second argument are flags
-    let is = |index, operator, value: i32| {
-        SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, u64::from(value.unsigned_abs()))
-    };
+    const TCP_OR_DEFAULT: u64 = !6; // no bit but those of IPPROTO_TCP
     SeccompRule::new(vec![
-        is(0, SeccompCmpOp::Eq, family)?,
-        is(1, SeccompCmpOp::MaskedEq(KIND), libc::SOCK_STREAM)?,
+        argument(0, SeccompCmpOp::Eq, u64::from(family.unsigned_abs()))?,
+        argument(1, SeccompCmpOp::MaskedEq(KIND), u64::from(libc::SOCK_STREAM.unsigned_abs()))?,
+        argument(2, SeccompCmpOp::MaskedEq(TCP_OR_DEFAULT & 0xffff_ffff), 0)?,
     ])
 }
+
+/// The flags of `clone` that make namespaces (linux/sched.h: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET).
+const NEW_NAMESPACES: u64 = 0x7e02_0000;
+
+const FCNTL_COMMANDS: [i32; 4] = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC];
 
 const ALLOWED: &[i64] = &[
     // connections
@@ -144,10 +190,8 @@ const ALLOWED: &[i64] = &[
     // descriptors
     libc::SYS_close,
     libc::SYS_dup,
-    libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_ioctl,
-    libc::SYS_lseek,
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_write,
@@ -170,7 +214,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_munmap,
-    // threads and the end
+    // threads and the end; clone3 is the other filter's
     libc::SYS_clone3,
     libc::SYS_exit,
     libc::SYS_exit_group,
@@ -195,8 +239,4 @@ const ALLOWED: &[i64] = &[
     libc::SYS_epoll_wait,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_clone,
-    #[cfg(not(target_arch = "x86_64"))]
-    libc::SYS_clone,
 ];

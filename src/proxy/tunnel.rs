@@ -8,9 +8,9 @@ use tokio::net::TcpStream;
 
 use crate::audit::event::Outcome;
 use crate::cloud::Endpoint;
-use crate::policy::{Policy, Verdict};
+use crate::policy::{Decision, Mode, Policy, Verdict};
 
-use super::connection::{linger, reset, route};
+use super::connection::{linger, policy_now, reset, route};
 use super::identity::Identity;
 use super::record;
 use super::upstream::Route;
@@ -26,12 +26,33 @@ const TLS_ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
 /// Buffers of a tunnel, in bytes for each direction.
 const BUFFER: usize = 16 << 10;
 
-/// Connects the client to where it meant to go, and passes bytes on until both ends are done.
-pub async fn run(worker: &Worker, mut client: TcpStream, unread: &[u8], route: Route) -> io::Result<()> {
+/// Connects the client to where it meant to go, and passes bytes on until both ends are done, or until a reloaded policy
+/// says that this is over: what audit mode let through unread must not outlive it.
+pub async fn run(
+    worker: &Worker,
+    mut client: TcpStream,
+    unread: &[u8],
+    route: Route,
+    is_over: impl Fn(&Policy) -> bool,
+) -> io::Result<()> {
     let Ok(mut service) = route.open(worker).await else { return reset(&client) };
     service.write_all(unread).await?;
-    copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER).await?;
-    Ok(())
+    let mut reloads = worker.shared.reloads.subscribe();
+    let ends = async {
+        while !is_over(&policy_now(worker)) {
+            if reloads.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let passed = tokio::select! {
+        passed = copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER) => Some(passed),
+        () = ends => None,
+    };
+    match passed {
+        Some(passed) => passed.map(drop),
+        None => reset(&client),
+    }
 }
 
 /// A door behind which the guard cannot read: the caller alone decides.
@@ -49,15 +70,23 @@ pub async fn opaque(
         identity.caller()
     };
     let decision = policy.decide_opaque(&caller);
-    if decision.verdict() == Verdict::Allow || decision.would_deny() {
-        record::opaque(worker, identity, &decision, Outcome::Tunnelled);
-        return run(worker, client, &[], route(identity, policy, endpoint)).await;
+    let slot = worker.shared.sink.reserve();
+    // Behind the door may be credentials, and in enforce mode none is given out without a record.
+    let is_recorded = slot.is_some() || decision.mode() == Mode::Audit;
+    if is_recorded && passes(&decision) {
+        record::opaque(worker, identity, &decision, Outcome::Tunnelled, slot);
+        let is_over = |policy: &Policy| !passes(&policy.decide_opaque(&caller));
+        return run(worker, client, &[], route(identity, policy, endpoint), is_over).await;
     }
-    record::opaque(worker, identity, &decision, Outcome::Refused);
+    record::opaque(worker, identity, &decision, Outcome::Refused, slot);
     if endpoint.port != HTTPS {
         return reset(&client);
     }
     client.write_all(&TLS_ALERT).await?;
     linger(client).await;
     Ok(())
+}
+
+fn passes(decision: &Decision) -> bool {
+    decision.verdict() == Verdict::Allow || decision.would_deny()
 }

@@ -235,14 +235,13 @@ pub async fn forward(
     client: Request<Incoming>,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
     let mut request = outgoing(permit, client)?;
-    while let Some((owner, mut link)) =
-        owner.and_then(|owner| Some((owner, worker.pool.borrow_mut().take(&owner)?)))
-    {
+    let idle = owner.and_then(|owner| Some((owner, worker.pool.borrow_mut().take(&owner)?)));
+    if let Some((owner, mut link)) = idle {
         let again = repeatable(&request);
         match link.exchange(request).await {
             Ok(response) => return Ok(streamed(worker, Some(owner), link, response)),
             // The service closed the idle connection just as it was used. Only a request of which nothing was sent,
-            // or which does the same twice, is sent again.
+            // or which does the same twice, is sent again, and on a fresh connection.
             Err((error, unsent)) => request = unsent.or(again).ok_or(error)?,
         }
     }
@@ -311,7 +310,8 @@ fn is_framing(name: &str) -> bool {
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-    for name in [CONNECTION, TE, UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
+    const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+    for name in [CONNECTION, TE, UPGRADE, HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION] {
         if headers.contains_key(&name) {
             retain(headers, |other| other != name.as_str());
         }

@@ -189,6 +189,14 @@ impl Wire {
         self.0.ending.set(Ending::Reset);
     }
 
+    /// Whether the client may still be sending what nobody will read: a plain close would answer that with a reset,
+    /// which destroys the last answer on its way.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        let state = self.0.state.borrow();
+        state.refused || !state.unread.is_empty() || matches!(self.0.phase.get(), Phase::Body(_))
+    }
+
     /// The bare connection and what was read of it and not passed on, for a tunnel.
     #[must_use]
     pub fn into_tunnel(self) -> Option<(TcpStream, BytesMut)> {

@@ -25,6 +25,8 @@ pub struct Shared {
     pub policy: ArcSwap<Policy>,
     /// The addresses of this network namespace's interfaces, each with its interface's number.
     pub interfaces: ArcSwap<Vec<(IpAddr, u32)>>,
+    /// Changes with every reload: what was decided for good has to be decided again.
+    pub reloads: tokio::sync::watch::Sender<u64>,
     /// The audit log.
     pub sink: Sink,
     /// Connections at this moment.
@@ -53,6 +55,8 @@ pub struct Worker {
     pub roll: Rc<Roll>,
     /// Look-ups of processes that are left to each uid.
     pub lookups: LookupBudget,
+    /// Searches for cgroups' paths that are left to each uid.
+    pub resolutions: LookupBudget,
     /// Connections that were refused because of a limit.
     pub floods: Flood,
     /// Told when a connection comes in: the sweep has something to do.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::{Direction, TABLE, Wanted};
+use super::{Direction, Led, TABLE, Wanted};
 
 /// Where distributions put nft.
 const NFT_PATHS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
@@ -242,13 +242,10 @@ pub fn check(wanted: &Wanted, listing: &str) -> Result<(), RedirectError> {
         }
     }
     let elements = elements(listing);
-    for endpoint in &wanted.endpoints {
+    for Led { endpoint, .. } in &wanted.doors {
         if !elements.contains(&(endpoint.addr.to_string().as_str(), endpoint.port.to_string().as_str())) {
             return missing(format!("{} port {} is not in it", endpoint.addr, endpoint.port));
         }
-    }
-    if !listing.contains(&format!("redirect to :{}", wanted.port)) {
-        return missing(format!("nothing is redirected to port {}", wanted.port));
     }
     Ok(())
 }
@@ -284,12 +281,12 @@ fn rule_count(listing: &str, chain: &str) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::cloud::Endpoint;
+    use crate::redirect::ruleset::lead;
 
     fn wanted() -> Wanted {
         Wanted {
             direction: Direction::Closed,
-            endpoints: vec![Endpoint { addr: "169.254.169.254".parse().unwrap(), port: 80 }],
-            port: 169,
+            doors: lead(&[Endpoint::new(Endpoint::SHARED, 80)], 169),
             guard_uid: 990,
             interfaces: Vec::new(),
             as_root: false,

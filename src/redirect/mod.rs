@@ -6,7 +6,7 @@ pub mod interfaces;
 pub mod ruleset;
 pub mod watch;
 
-pub use ruleset::{Direction, Interface, Wanted};
+pub use ruleset::{Direction, Interface, Led, Wanted};
 
 /// The one table that the guard owns; it touches no other.
 pub const TABLE: &str = "imds_guard";

@@ -4,12 +4,13 @@
 //!   live there.
 //! * The guard's own connections are exempt by its uid, which no unprivileged process can forge: a mark could be
 //!   set by anybody with `CAP_NET_RAW`, and a cgroup match goes stale when the unit restarts.
-//! * The listener's port answers only connections that the redirect brought: anything else is reset.
-//! * In enforce mode a filter chain resets whatever still aims at the endpoints: connections that are older than
-//!   the table, and everything when the guard is dead. The text names no owner, so the table outlives the guard.
+//! * The listeners' ports answer only connections that the redirect brought: anything else is reset.
+//! * In enforce mode filter chains reset whatever still aims at the endpoints: connections that are older than the
+//!   table, what containers send through this host, and everything when the guard is dead. The text names no owner, so the table outlives the guard.
 //! * In audit mode there is no such chain, and the table belongs to the process that loaded it: when that process
 //!   ends, however it ends, the kernel removes the table, and traffic flows as if the guard had never been there.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -70,15 +71,39 @@ pub struct Interface {
     pub link_local: Option<Ipv6Addr>,
 }
 
+/// An endpoint and the listener to which its connections are led.
+///
+/// Each endpoint has a port of its own: led to one, two connections of a client from the same source port to two
+/// endpoints would be one connection to the kernel, which then rewrites the second's source port. The guard would ask
+/// who holds a port that is not the client's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Led {
+    /// What is caught.
+    pub endpoint: Endpoint,
+    /// The local TCP port on which the guard listens for it.
+    pub port: u16,
+}
+
+/// Local ports that other services are known for: BGP and SNMP's multiplexer.
+const TAKEN_PORTS: [u16; 2] = [179, 199];
+
+/// Gives each endpoint a listener's port, from `base` upwards.
+#[must_use]
+pub fn lead(endpoints: &[Endpoint], base: u16) -> Vec<Led> {
+    let mut sorted = endpoints.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let ports = (base..=u16::MAX).filter(|port| !TAKEN_PORTS.contains(port) || *port == base);
+    sorted.into_iter().zip(ports).map(|(endpoint, port)| Led { endpoint, port }).collect()
+}
+
 /// The state that the guard wants the kernel's table to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// What becomes of traffic when the guard dies.
     pub direction: Direction,
-    /// The addresses and TCP ports to redirect.
-    pub endpoints: Vec<Endpoint>,
-    /// The local TCP port on which the guard listens.
-    pub port: u16,
+    /// What to redirect, and where to.
+    pub doors: Vec<Led>,
     /// The uid of the guard's own upstream connections.
     pub guard_uid: u32,
     /// The interfaces that have addresses, in a stable order.
@@ -92,6 +117,7 @@ struct Family {
     set: &'static str,
     set_type: &'static str,
     key: &'static str,
+    address_key: &'static str,
     original: &'static str,
     /// The chain that leads a connection to the listener.
     lead: &'static str,
@@ -106,6 +132,7 @@ const FAMILIES: [Family; 3] = [
         set: "endpoints4",
         set_type: "ipv4_addr . inet_service",
         key: "ip daddr . tcp dport",
+        address_key: "ip daddr",
         original: "ct original ip daddr . ct original proto-dst",
         lead: "lead4",
         address: |interface| interface.v4.map(IpAddr::V4),
@@ -115,6 +142,7 @@ const FAMILIES: [Family; 3] = [
         set: "endpoints6",
         set_type: "ipv6_addr . inet_service",
         key: "ip6 daddr . tcp dport",
+        address_key: "ip6 daddr",
         original: "ct original ip6 daddr . ct original proto-dst",
         lead: "lead6",
         address: |interface| interface.v6.map(IpAddr::V6),
@@ -124,6 +152,7 @@ const FAMILIES: [Family; 3] = [
         set: "endpoints6_link",
         set_type: "ipv6_addr . inet_service",
         key: "ip6 daddr . tcp dport",
+        address_key: "ip6 daddr",
         original: "ct original ip6 daddr . ct original proto-dst",
         lead: "lead6_link",
         address: |interface| interface.link_local.map(IpAddr::V6),
@@ -190,30 +219,27 @@ impl Wanted {
     }
 
     fn blocks(&self) -> Vec<Block> {
-        let mut blocks: Vec<Block> =
-            self.families().map(|(family, elements)| set(family, &elements)).collect();
-        blocks.extend(self.families().map(|(family, _)| self.lead(family)));
+        let mut blocks: Vec<Block> = self.families().map(|(family, doors)| set(family, &doors)).collect();
+        blocks.extend(self.families().map(|(family, doors)| self.lead(family, &doors)));
         blocks.push(self.redirect_output());
+        blocks.push(self.only_redirected());
         blocks.push(self.listener_input());
         if self.direction == Direction::Closed {
-            blocks.push(self.enforce_output());
             blocks.push(self.only_guard());
+            blocks.push(self.enforce_output());
+            blocks.push(self.enforce_forward());
         }
         blocks
     }
 
-    /// The IP versions that have endpoints at all, with their set elements in a stable order.
-    fn families(&self) -> impl Iterator<Item = (&'static Family, Vec<String>)> {
-        let mut sorted = self.endpoints.clone();
+    /// The families that have endpoints at all, with their doors in a stable order.
+    fn families(&self) -> impl Iterator<Item = (&'static Family, Vec<Led>)> {
+        let mut sorted = self.doors.clone();
         sorted.sort_unstable();
-        sorted.dedup();
         FAMILIES.iter().enumerate().filter_map(move |(index, family)| {
-            let elements: Vec<String> = sorted
-                .iter()
-                .filter(|endpoint| family_of(endpoint.addr) == index)
-                .map(|endpoint| format!("{} . {}", endpoint.addr, endpoint.port))
-                .collect();
-            (!elements.is_empty()).then_some((family, elements))
+            let doors: Vec<Led> =
+                sorted.iter().filter(|door| family_of(door.endpoint.addr) == index).copied().collect();
+            (!doors.is_empty()).then_some((family, doors))
         })
     }
 
@@ -244,39 +270,55 @@ impl Wanted {
         own
     }
 
-    fn lead(&self, family: &Family) -> Block {
+    fn lead(&self, family: &Family, doors: &[Led]) -> Block {
         let mut rules = Vec::new();
-        for interface in &self.interfaces {
-            match (family.address)(interface) {
-                Some(IpAddr::V4(own)) => {
-                    rules.push(format!(
-                        "oifname \"{}\" meta l4proto tcp dnat ip to {own}:{}",
-                        interface.name, self.port
-                    ));
+        for Led { endpoint, port } in doors {
+            let to = format!("{} {} tcp dport {}", family.address_key, endpoint.addr, endpoint.port);
+            for interface in &self.interfaces {
+                let (name, own) = (&interface.name, (family.address)(interface));
+                match own {
+                    Some(IpAddr::V4(own)) => {
+                        rules.push(format!("oifname \"{name}\" {to} dnat ip to {own}:{port}"))
+                    }
+                    Some(IpAddr::V6(own)) => {
+                        rules.push(format!("oifname \"{name}\" {to} dnat ip6 to [{own}]:{port}"))
+                    }
+                    None => {}
                 }
-                Some(IpAddr::V6(own)) => rules.push(format!(
-                    "oifname \"{}\" meta l4proto tcp dnat ip6 to [{own}]:{}",
-                    interface.name, self.port
-                )),
-                None => {}
             }
-        }
-        if family.loopback {
-            rules.push(format!("meta l4proto tcp redirect to :{}", self.port));
+            if family.loopback {
+                rules.push(format!("{to} redirect to :{port}"));
+            }
         }
         Block::chain(family.lead, None, rules)
     }
 
     fn listener_input(&self) -> Block {
         let hook = format!("type filter hook input priority {FILTER_PRIORITY}; policy accept;");
-        let mut rules: Vec<String> = self
-            .families()
-            .map(|(Family { set, original, .. }, _)| {
-                format!("tcp dport {} ct status dnat {original} @{set} accept", self.port)
-            })
-            .collect();
-        rules.push(format!("tcp dport {} reject with tcp reset", self.port));
+        let ports: BTreeSet<u16> = self.doors.iter().map(|door| door.port).collect();
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let rules = vec![format!("tcp dport {{ {} }} jump only_redirected", ports.join(", "))];
         Block::chain("listener_input", Some(hook), rules)
+    }
+
+    /// What the redirect did not bring is reset; and so is a connection whose source port the kernel had to rewrite,
+    /// since that port could belong to another caller's socket.
+    fn only_redirected(&self) -> Block {
+        let mut rules = vec!["ct status snat reject with tcp reset".to_owned()];
+        rules.extend(self.families().map(|(Family { set, original, .. }, _)| {
+            format!("meta l4proto tcp ct status dnat {original} @{set} accept")
+        }));
+        rules.push("meta l4proto tcp reject with tcp reset".to_owned());
+        Block::chain("only_redirected", None, rules)
+    }
+
+    /// Other namespaces' traffic through this host (containers) gets nothing.
+    fn enforce_forward(&self) -> Block {
+        let hook = format!("type filter hook forward priority {FILTER_PRIORITY}; policy accept;");
+        let rules = self.families().map(|(Family { set, key, .. }, _)| {
+            format!("{key} @{set} meta l4proto tcp reject with tcp reset")
+        });
+        Block::chain("enforce_forward", Some(hook), rules.collect())
     }
 
     fn enforce_output(&self) -> Block {
@@ -290,6 +332,9 @@ impl Wanted {
         let mut rules: Vec<String> =
             self.own_sockets().into_iter().map(|own| format!("{own} accept")).collect();
         rules.extend([
+            // The mark speaks for connections that began as the guard's. A first packet begins one, and must not
+            // borrow the mark of an entry that the guard's closed connection left behind at the same source port.
+            format!("{FIRST_PACKET} reject with tcp reset"),
             format!("ct state established ct mark and {MARK_BIT:#010x} == {MARK_BIT:#010x} accept"),
             "meta l4proto tcp reject with tcp reset".to_owned(),
         ]);
@@ -324,7 +369,9 @@ impl Block {
     }
 }
 
-fn set(family: &Family, elements: &[String]) -> Block {
+fn set(family: &Family, doors: &[Led]) -> Block {
+    let elements: Vec<String> =
+        doors.iter().map(|door| format!("{} . {}", door.endpoint.addr, door.endpoint.port)).collect();
     Block {
         kind: "set",
         name: family.set,
@@ -339,15 +386,15 @@ mod tests {
 
     fn wanted(direction: Direction) -> Wanted {
         let endpoint = |addr: &str, port| Endpoint { addr: addr.parse().unwrap(), port };
+        let endpoints = [
+            endpoint("fd00:ec2::254", 80),
+            endpoint("169.254.169.254", 443),
+            endpoint("169.254.169.254", 80),
+            endpoint("fe80::a9fe:a9fe", 80),
+        ];
         Wanted {
             direction,
-            endpoints: vec![
-                endpoint("fd00:ec2::254", 80),
-                endpoint("169.254.169.254", 443),
-                endpoint("169.254.169.254", 80),
-                endpoint("fe80::a9fe:a9fe", 80),
-            ],
-            port: 169,
+            doors: lead(&endpoints, 169),
             guard_uid: 990,
             interfaces: vec![Interface {
                 name: "ens5".into(),
@@ -373,16 +420,19 @@ mod tests {
     #[test]
     fn a_host_without_v6_endpoints_has_no_v6_rules() {
         let mut v4 = wanted(Direction::Closed);
-        v4.endpoints.retain(|endpoint| endpoint.addr.is_ipv4());
+        v4.doors.retain(|door| door.endpoint.addr.is_ipv4());
         assert!(!v4.table().contains("ip6"));
+        let names: Vec<&str> = v4.chains().into_iter().map(|(name, _)| name).collect();
         assert_eq!(
-            v4.chains(),
+            names,
             [
-                ("lead4", 2),
-                ("redirect_output", 2),
-                ("listener_input", 2),
-                ("enforce_output", 1),
-                ("only_guard", 3)
+                "lead4",
+                "redirect_output",
+                "only_redirected",
+                "listener_input",
+                "only_guard",
+                "enforce_output",
+                "enforce_forward"
             ]
         );
     }
@@ -395,9 +445,18 @@ mod tests {
     }
 
     #[test]
+    fn every_endpoint_has_a_listener_of_its_own_and_none_that_others_are_known_for() {
+        let endpoints: Vec<Endpoint> = (0..40).map(|port| Endpoint::new(Endpoint::SHARED, port)).collect();
+        let mut ports: Vec<u16> = lead(&endpoints, 169).iter().map(|door| door.port).collect();
+        assert!(!ports.contains(&179) && !ports.contains(&199));
+        ports.dedup();
+        assert_eq!(ports.len(), 40);
+    }
+
+    #[test]
     fn the_order_of_the_endpoints_does_not_matter() {
         let mut reversed = wanted(Direction::Closed);
-        reversed.endpoints.reverse();
+        reversed.doors.reverse();
         assert_eq!(reversed.script(), wanted(Direction::Closed).script());
     }
 }

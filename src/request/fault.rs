@@ -76,7 +76,7 @@ faults! {
     // Hygiene: the head has one meaning, but no client of a metadata service needs it.
     ForwardingHeader "forwarding-header" "a header speaks for another client, as requests through a proxy do"
     OverrideHeader "override-header" "a header names another path or host than the request"
-    ConnectionToken "connection-token" "Connection names something other than close or keep-alive"
+    ConnectionToken "connection-token" "Connection names a header that is not about the connection"
     MethodUnknown "method-unknown" "no metadata service knows this method"
     HeaderRepeated "header-repeated" "a header that may occur once is repeated"
     HeaderConfusable "header-confusable" "a header's name differs from a known one by punctuation only"

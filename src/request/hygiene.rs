@@ -73,15 +73,18 @@ impl Seen {
     }
 }
 
+/// What `Connection` may name: itself and headers that end here anyway. Perl's LWP names TE, the JDK's HTTP client an
+/// upgrade to HTTP/2, each in every request.
+const HARMLESS: [&[u8]; 5] = [b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings"];
+
 /// `Connection` can make the next hop drop any header it names, the session token or `Metadata` among them.
 fn connection(header: Header<'_>, faults: &mut Faults) {
     let name = header.name;
     if !name.eq_ignore_ascii_case("connection") && !name.eq_ignore_ascii_case("proxy-connection") {
         return;
     }
-    let harmless = |token: &[u8]| {
-        token.is_empty() || token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive")
-    };
+    let harmless =
+        |token: &[u8]| token.is_empty() || HARMLESS.iter().any(|known| token.eq_ignore_ascii_case(known));
     if !header.value.split(|byte| *byte == b',').all(|token| harmless(token.trim_ascii())) {
         faults.add(Fault::ConnectionToken);
     }

@@ -159,7 +159,8 @@ fn body(parts: &Parts) -> Result<BodyKind, Fault> {
     let mut length = None;
     let mut chunked = false;
     for (header, known) in parts.known_headers() {
-        if known.role == Role::Upgrade {
+        // An offer to go on in HTTP/2 may be ignored (RFC 9110, section 7.8), and is: it ends here.
+        if known.role == Role::Upgrade && !header.value.eq_ignore_ascii_case(b"h2c") {
             return Err(Fault::Upgrade);
         }
         if known.role != Role::Framing {

@@ -278,6 +278,8 @@ def measure(mode, name, fault, returns, patience):
             problems.append("not open in the end")
     if active != returns:
         problems.append("the guard is not back" if returns else "the guard runs, which it could not")
+    elif returns and back is None:
+        problems.append("nothing noticed that the guard does not work")
     row["expected"] = "closed" if mode == "enforce" else "open"
     row["problems"] = problems
     row["pass"] = not problems

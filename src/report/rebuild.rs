@@ -1,0 +1,174 @@
+//! From an event back to what was decided about: the caller and the request, as far as the event tells them.
+//!
+//! An event holds no header but the user agent, so a rule about headers cannot be judged again; it holds the
+//! executable of one process that held the socket. Where that may matter, the rebuilt decision is called uncertain.
+
+use std::fmt::Write as _;
+
+use super::record::Record;
+use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Exe, Process, Processes, Stamps, Why};
+use crate::cases::{described, request};
+use crate::cloud::{Asked, Class, Endpoint};
+use crate::policy::{Decision, Policy};
+use crate::request::Fault;
+
+/// A decision about a recorded request by some policy.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// The caller.
+    pub caller: Caller,
+    /// What it asked; `None` for a knock at an opaque door.
+    pub asked: Option<Asked>,
+    /// What the policy says.
+    pub decision: Decision,
+    /// Whether the event lacks something that the decision may depend on.
+    pub uncertain: bool,
+}
+
+/// Decides a recorded request again. `None` for events that are not about a request.
+#[must_use]
+pub fn decide(record: &Record<'_>, policy: &Policy) -> Option<Rebuilt> {
+    if !record.is_decision() {
+        return None;
+    }
+    let caller = caller(record);
+    let sure = record.holders == Some(1) && record.doubt.is_empty();
+    if &*record.action == "opaque" {
+        let decision = policy.decide_opaque(&caller);
+        let uncertain = !sure && policy.opaque_needs_processes(&caller);
+        return Some(Rebuilt { caller, asked: None, decision, uncertain });
+    }
+    let (asked, faults_known) = asked(record, policy);
+    let decision = policy.decide(&caller, &asked);
+    let uncertain = !faults_known || (!sure && policy.needs_processes(&caller, &asked));
+    Some(Rebuilt { caller, asked: Some(asked), decision, uncertain })
+}
+
+fn caller(record: &Record<'_>) -> Caller {
+    let stamped = || {
+        let uid = record.uid()?;
+        let path = CgroupPath::new(&*record.cgroup)?;
+        Some(Stamps { uid, cgroup: Cgroup { id: 1, path }, inode: 1, cookie: 1 })
+    };
+    let attribution = match &*record.attribution {
+        "stamped" => stamped().map_or(Attribution::Unattributed(Why::LookupFailed), Attribution::Stamped),
+        code => Attribution::Unattributed(described::why(code).unwrap_or(Why::LookupFailed)),
+    };
+    let processes = match (record.holders, &*record.executable) {
+        (None, _) if &*record.process_source == "skipped" || record.process_source.is_empty() => {
+            Processes::Skipped
+        }
+        (None, _) => Processes::Unknown,
+        // Of several holders the event names one; the others are taken to be like it.
+        (Some(_), executable) => Processes::Holders(vec![process(record, executable)]),
+    };
+    Caller { attribution, processes }
+}
+
+fn process(record: &Record<'_>, executable: &str) -> Process {
+    let trusted = record.doubt.is_empty() && !executable.is_empty();
+    Process {
+        pid: record.pid.unwrap_or(1),
+        start_ticks: 0,
+        parent: 0,
+        uid: record.uid().unwrap_or(0),
+        comm: String::new(),
+        command_line: String::new(),
+        exe: Exe {
+            path: executable.to_owned(),
+            names: trusted.then(|| executable.to_owned()).into_iter().collect(),
+            doubt: record.doubt.to_string(),
+            sha256: (!record.sha256.is_empty()).then(|| record.sha256.to_string()),
+        },
+    }
+}
+
+/// The request, and whether all of its faults are known to this program.
+fn asked(record: &Record<'_>, policy: &Policy) -> (Asked, bool) {
+    let addr = record.destination_ip.unwrap_or(Endpoint::SHARED);
+    let endpoint = Endpoint::new(addr, record.destination_port.unwrap_or(80));
+    let known = |code: &str| Fault::ALL.iter().copied().find(|fault| fault.code() == code);
+    let faults: Vec<Fault> = record.faults.iter().filter_map(|code| known(code)).collect();
+    let all_known = faults.len() == record.faults.len();
+    if record.path.is_empty() {
+        let fault = faults.first().copied().unwrap_or(Fault::HeadIncomplete);
+        let mut asked = Asked::unclear(endpoint, None, fault);
+        asked.faults = if faults.is_empty() { vec![fault] } else { faults };
+        return (asked, all_known);
+    }
+    let mut target = encoded(&record.path, false);
+    if !record.query.is_empty() {
+        target.push('?');
+        target += &encoded(&record.query, true);
+    }
+    let method = if record.method.is_empty() { "GET" } else { &*record.method };
+    let mut asked = request::ask(policy.catalogue(), endpoint, &format!("{method} {target}"), &[]);
+    if asked.target.is_ok() {
+        asked.faults = faults;
+    }
+    // What was seen on its own cloud, with all of its headers, is better known than what this policy's catalogue
+    // makes of the path alone; unless that catalogue knows more.
+    let recorded = record.touched();
+    let added = asked.touched.clouds.iter().any(|cloud| cloud == "policy");
+    if !recorded.is_empty() && !recorded.contains(Class::Unknown) {
+        asked.touched.classes = if added { recorded.union(asked.touched.classes) } else { recorded };
+    }
+    (asked, all_known)
+}
+
+/// Events hold paths decoded and queries as they came; what a URI cannot hold is encoded.
+fn encoded(text: &str, keep_percent: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        let plain = byte.is_ascii_alphanumeric()
+            || b"-._~/!$'()*,:@+".contains(&byte)
+            || (keep_percent && b"%&=?;".contains(&byte));
+        if plain {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Context, Source, Verdict};
+
+    fn policy(text: &str) -> Policy {
+        let source = Source { name: "policy.toml".to_owned(), text: text.to_owned() };
+        Policy::compile(&[source], &Context::default()).unwrap().policy
+    }
+
+    fn rebuilt(policy: &Policy, fields: &str) -> Rebuilt {
+        let line = format!(
+            r#"{{"event.dataset":"imds-guard.audit","imds_guard.schema":1,"event.action":"request","imds_guard.verdict":"deny","imds_guard.attribution":"stamped","user.id":"33","imds_guard.cgroup":"/system.slice/web.service",{fields}}}"#
+        );
+        decide(&Record::read(line.as_bytes()).unwrap(), policy).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_decided_as_its_request_would_be() {
+        let policy = policy(
+            "mode = \"enforce\"\ncloud = \"aws\"\n[everyone]\nallow = \"config\"\n[[agent]]\nname = \"web\"\n\
+             unit = \"web.service\"\nuser = 33\nexe = \"/usr/bin/web\"\nallow = \"credentials\"\n",
+        );
+        let path = r#""url.path":"/latest/meta-data/iam/security-credentials/a b","imds_guard.classes":["credentials"]"#;
+        let skipped = rebuilt(&policy, path);
+        assert_eq!((skipped.decision.verdict(), skipped.uncertain), (Verdict::Deny, true));
+        let seen = format!(r#"{path},"imds_guard.process.holders":1,"process.executable":"/usr/bin/web""#);
+        let seen = rebuilt(&policy, &seen);
+        assert_eq!((seen.decision.verdict(), seen.uncertain), (Verdict::Allow, false));
+        let fault =
+            rebuilt(&policy, r#""url.path":"/latest/meta-data/","imds_guard.faults":["forwarding-header"]"#);
+        assert_eq!(fault.decision.reason().code(), "forwarding-header");
+        let newer =
+            rebuilt(&policy, r#""url.path":"/latest/meta-data/","imds_guard.faults":["of-the-future"]"#);
+        assert!(newer.uncertain);
+        let unread = rebuilt(&policy, r#""url.original":"/%zz","imds_guard.faults":["percent-malformed"]"#);
+        assert_eq!(unread.decision.reason().code(), "percent-malformed");
+    }
+}

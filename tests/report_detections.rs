@@ -1,0 +1,209 @@
+//! The detections under docs/detections: they parse, their logic finds what it should in events as they are
+//! recorded, and both languages name the same patterns.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper of a test may fail the test, like the test itself"
+)]
+
+mod logs;
+
+use std::fs;
+use std::path::Path;
+
+use imds_guard::request::Fault;
+use logs::{Event, ROLE};
+use serde_json::{Map, Value, json};
+
+/// As much of YAML as Sigma rules need: nested maps, lists of scalars, quoted and plain scalars.
+fn yaml(text: &str) -> Value {
+    let lines: Vec<(usize, &str)> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
+        .map(|line| (line.len() - line.trim_start().len(), line.trim()))
+        .collect();
+    let (value, rest) = block(&lines, 0);
+    assert!(rest.is_empty(), "{rest:?}");
+    value
+}
+
+fn block<'a, 'b>(mut lines: &'b [(usize, &'a str)], indent: usize) -> (Value, &'b [(usize, &'a str)]) {
+    let (mut map, mut list) = (Map::new(), Vec::new());
+    while let Some(((depth, line), rest)) = lines.split_first() {
+        if *depth < indent {
+            break;
+        }
+        assert_eq!(*depth, indent, "{line}");
+        lines = rest;
+        if let Some(item) = line.strip_prefix("- ") {
+            list.push(scalar(item));
+            continue;
+        }
+        let (key, value) = line.split_once(':').unwrap_or_else(|| panic!("{line}"));
+        let value = if value.trim().is_empty() {
+            let inner = lines.first().unwrap_or_else(|| panic!("{line}")).0;
+            let (value, rest) = block(lines, inner);
+            lines = rest;
+            value
+        } else {
+            scalar(value.trim())
+        };
+        assert!(map.insert(key.to_owned(), value).is_none(), "{key} stands twice");
+    }
+    (if list.is_empty() { Value::Object(map) } else { Value::Array(list) }, lines)
+}
+
+fn scalar(text: &str) -> Value {
+    match text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
+        Some(quoted) => quoted.replace("''", "'").into(),
+        None => text.parse::<u64>().map_or_else(|_| text.into(), Into::into),
+    }
+}
+
+fn detections() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/detections"))
+}
+
+fn rule(name: &str) -> Value {
+    yaml(&fs::read_to_string(detections().join("sigma").join(name)).unwrap())
+}
+
+/// Whether a rule finds an event: Sigma's selections, `|contains` and `|endswith`, and the conditions in use here.
+fn finds(rule: &Value, event: &Value) -> bool {
+    let detection = rule["detection"].as_object().unwrap();
+    let holds = |name: &str| selection(&detection[name], event);
+    let one_of = |pattern: &str| {
+        let prefix = pattern.strip_suffix('*').unwrap();
+        detection.keys().filter(|name| name.starts_with(prefix)).any(|name| holds(name))
+    };
+    let term = |term: &str| match term.strip_prefix("1 of ") {
+        Some(pattern) => one_of(pattern),
+        None => holds(term),
+    };
+    let condition = detection["condition"].as_str().unwrap();
+    match condition.split_once(" and not ") {
+        Some((yes, no)) => term(yes) && !term(no),
+        None => term(condition),
+    }
+}
+
+fn selection(selection: &Value, event: &Value) -> bool {
+    selection.as_object().unwrap().iter().all(|(key, wanted)| {
+        let (field, modifier) = key.split_once('|').unwrap_or((key, ""));
+        let wanted = wanted.as_array().cloned().unwrap_or_else(|| vec![wanted.clone()]);
+        let seen = &event[field];
+        let seen = seen.as_array().cloned().unwrap_or_else(|| vec![seen.clone()]);
+        seen.iter().any(|seen| wanted.iter().any(|wanted| matches(seen, wanted, modifier)))
+    })
+}
+
+fn matches(seen: &Value, wanted: &Value, modifier: &str) -> bool {
+    let (Some(seen), Some(wanted)) = (seen.as_str(), wanted.as_str()) else { return seen == wanted };
+    let (seen, wanted) = (seen.to_lowercase(), wanted.to_lowercase());
+    match modifier {
+        "" => seen == wanted,
+        "contains" => seen.contains(&wanted),
+        "endswith" => seen.ends_with(&wanted),
+        other => panic!("{other}"),
+    }
+}
+
+fn value(event: Event) -> Value {
+    Value::Object(event.0)
+}
+
+#[test]
+fn every_rule_has_what_sigma_asks_for() {
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(detections().join("sigma")).unwrap() {
+        let path = entry.unwrap().path();
+        let rule = yaml(&fs::read_to_string(&path).unwrap());
+        for key in ["title", "id", "status", "description", "logsource", "detection", "level", "tags"] {
+            assert!(!rule[key].is_null(), "{key} in {}", path.display());
+        }
+        assert!(rule["id"].as_str().unwrap().len() == 36 && !ids.contains(&rule["id"]), "{}", path.display());
+        ids.push(rule["id"].clone());
+        let readme = fs::read_to_string(detections().join("README.md")).unwrap();
+        assert!(readme.contains(path.file_name().unwrap().to_str().unwrap()), "{}", path.display());
+    }
+    assert_eq!(ids.len(), 5);
+}
+
+#[test]
+fn the_guard_s_events_are_found() {
+    let denied = rule("imds_guard_secrets_denied.yml");
+    let theft = Event::new("1").asking(ROLE, "credentials").would_deny("no-agent");
+    assert!(finds(&denied, &value(theft.clone())));
+    assert!(!finds(&denied, &value(theft.with("imds_guard.verdict", "allow"))));
+    assert!(!finds(&denied, &value(Event::new("2").would_deny("no-agent"))), "config is no secret");
+
+    let ssrf = rule("imds_guard_ssrf.yml");
+    let forged = Event::new("3").with("imds_guard.faults", json!(["header-repeated", "forwarding-header"]));
+    assert!(finds(&ssrf, &value(forged)));
+    assert!(!finds(&ssrf, &value(Event::new("4").with("imds_guard.faults", json!(["head-too-large"])))));
+
+    let tampered = rule("imds_guard_tampered.yml");
+    let lost = Event::new("5").with("event.action", "guard").with("event.severity", 2);
+    assert!(finds(&tampered, &value(lost.clone())));
+    assert!(!finds(&tampered, &value(lost.with("event.severity", 6))));
+}
+
+#[test]
+fn the_technique_s_two_patterns_are_found() {
+    let network = rule("imds_network.yml");
+    let connection = |ip: &str, name: &str, image: &str| json!({"DestinationIp": ip, "DestinationHostname": name, "Image": image});
+    for (event, found) in [
+        (connection("169.254.169.254", "", "/usr/bin/curl"), true),
+        (connection("fd00:ec2::254", "", "/usr/bin/python3"), true),
+        (connection("10.0.0.1", "metadata.google.internal", "/tmp/x"), true),
+        (connection("169.254.169.254", "", "/usr/bin/amazon-ssm-agent"), false),
+        (connection("169.254.169.253", "", "/usr/bin/curl"), false),
+    ] {
+        assert_eq!(finds(&network, &event), found, "{event}");
+    }
+    let command_line = rule("imds_command_line.yml");
+    for (line, found) in [
+        ("curl http://169.254.169.254/latest/meta-data/iam/security-credentials/", true),
+        ("curl -H Metadata-Flavor:Google http://metadata.google.internal/computeMetadata/v1/", true),
+        ("ls /etc", false),
+    ] {
+        assert_eq!(finds(&command_line, &json!({ "CommandLine": line })), found, "{line}");
+    }
+}
+
+#[test]
+fn both_languages_name_the_same_patterns() {
+    for (kql, sigma, selections) in [
+        (
+            "defender-network.kql",
+            "imds_network.yml",
+            &["selection_address", "selection_name", "filter_agents"][..],
+        ),
+        ("defender-process.kql", "imds_command_line.yml", &["selection"]),
+        ("guard-denied.kql", "imds_guard_ssrf.yml", &["selection"]),
+    ] {
+        let query = fs::read_to_string(detections().join(kql)).unwrap();
+        let rule = rule(sigma);
+        for selection in selections {
+            for (field, patterns) in rule["detection"][selection].as_object().unwrap() {
+                let one = vec![patterns.clone()];
+                for pattern in patterns.as_array().unwrap_or(&one) {
+                    assert!(
+                        query.contains(&format!("\"{}\"", pattern.as_str().unwrap())),
+                        "{field} {pattern} in {kql}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A fault that is renamed must be renamed here, too.
+#[test]
+fn the_faults_that_rules_name_exist() {
+    let rule = rule("imds_guard_ssrf.yml");
+    for fault in rule["detection"]["selection"]["imds_guard.faults"].as_array().unwrap() {
+        assert!(Fault::ALL.iter().any(|known| known.code() == fault), "{fault}");
+    }
+}
