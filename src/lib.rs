@@ -37,6 +37,7 @@ pub mod cases;
 pub mod cli;
 pub mod cloud;
 pub mod cmd;
+mod hex;
 pub mod keeper;
 pub mod policy;
 pub mod proxy;

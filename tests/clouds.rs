@@ -144,6 +144,18 @@ fn secrets_in_paths_long_polls_and_constants_are_marked() {
 }
 
 #[test]
+fn a_read_without_a_session_token_is_version_1_where_there_are_tokens() {
+    let version = |clouds: &[&str], target: &str, headers: &[&str]| {
+        let catalogue = named(clouds);
+        catalogue.session_version(&ask(&catalogue, shared(), "GET", target, headers))
+    };
+    let token = ["X-aws-ec2-metadata-token: t"];
+    assert_eq!(version(&["aws"], "/latest/meta-data/instance-id", &[]), Some("v1"));
+    assert_eq!(version(&["aws"], "/latest/meta-data/instance-id", &token), Some("v2"));
+    assert_eq!(version(&["gcp"], "/computeMetadata/v1/instance/id", &token), None);
+}
+
+#[test]
 fn endpoints_are_exact_and_what_is_set_aside_is_not_caught() {
     let texts = |names: &[&str]| named(names).endpoints().iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(

@@ -1,5 +1,15 @@
 //! The files that an image or a package carries fit each other and the program.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a test that cannot go on must stop and say so"
+)]
+
 use std::fs;
 use std::path::Path;
 

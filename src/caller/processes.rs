@@ -16,6 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sha2::{Digest as _, Sha256};
 
+use crate::hex;
+
 use super::cgroup::CgroupTree;
 use super::{CgroupPath, Exe, Process};
 
@@ -241,7 +243,7 @@ fn digest(link: &Path) -> Option<String> {
     }
     let mut hasher = Sha256::new();
     io::copy(&mut file, &mut HashWriter(&mut hasher)).ok()?;
-    Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Some(hex::encode(&hasher.finalize()))
 }
 
 struct HashWriter<'a>(&'a mut Sha256);

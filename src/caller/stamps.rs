@@ -3,7 +3,7 @@
 //! One exact question per connection: which socket has this local address (the client's) and this remote address
 //! (the *original* destination, before the redirect)? The kernel answers in microseconds, however many processes
 //! there are, and needs no capability for it. The answer is believed only if it passes every check in
-//! [`judge`]: the kernel falls back to listening sockets, and reports orphaned sockets as uid 0.
+//! `judge`: the kernel falls back to listening sockets, and reports orphaned sockets as uid 0.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -122,11 +122,12 @@ impl SockDiag {
             if message.header.sequence_number != self.sequence {
                 continue; // the late answer to an earlier question
             }
-            return match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(answer)) => Ok(*answer),
-                NetlinkPayload::Error(error) if error.raw_code() == -ENOENT => Err(Why::NoSocket),
-                _ => Err(Why::LookupFailed),
-            };
+            if let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(answer)) = message.payload {
+                return Ok(*answer);
+            }
+            let is_unknown =
+                matches!(message.payload, NetlinkPayload::Error(error) if error.raw_code() == -ENOENT);
+            return Err(if is_unknown { Why::NoSocket } else { Why::LookupFailed });
         }
     }
 }
@@ -198,13 +199,14 @@ pub(crate) fn judge(flow: Flow, answer: &InetResponse) -> Result<RawStamps, Why>
 /// socket where `net_cls` or `net_prio` took the field over (kernel commit 6e3a401fc8af): harmless, because no unit
 /// is the root cgroup.
 fn cgroup_id(answer: &InetResponse) -> Option<u64> {
-    answer.nlas.iter().find_map(|nla| match nla {
-        Nla::Other(attribute) if attribute.kind() == CGROUP_ID => {
-            let mut value = [0; 8];
-            (attribute.value_len() == value.len()).then(|| attribute.emit_value(&mut value))?;
-            Some(u64::from_ne_bytes(value)).filter(|id| *id != 0)
+    answer.nlas.iter().find_map(|nla| {
+        let Nla::Other(attribute) = nla else { return None };
+        let mut value = [0; 8];
+        if attribute.kind() != CGROUP_ID || attribute.value_len() != value.len() {
+            return None;
         }
-        _ => None,
+        attribute.emit_value(&mut value);
+        Some(u64::from_ne_bytes(value)).filter(|id| *id != 0)
     })
 }
 

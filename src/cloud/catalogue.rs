@@ -264,6 +264,15 @@ impl Catalogue {
         self.index.doorway(endpoint).map_or(Proof::None, |doorway| doorway.proof)
     }
 
+    /// Whether a read showed a session token, where its cloud hands such tokens out: `v2` if it did, `v1` if not.
+    #[must_use]
+    pub fn session_version(&self, asked: &Asked) -> Option<&'static str> {
+        let head = asked.head.as_ref().filter(|head| head.method().is_read())?;
+        let known = |id| self.cloud(id).and_then(Cloud::session);
+        let session = asked.touched.clouds.iter().find_map(known)?;
+        Some(if head.values(&session.token_header).next().is_some() { "v2" } else { "v1" })
+    }
+
     /// Whether a Host header names this endpoint: its own address, or a name of a cloud that serves it, each
     /// with or without its port. Anything else is a name that somebody pointed here (DNS rebinding).
     #[must_use]

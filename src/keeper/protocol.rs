@@ -81,11 +81,7 @@ impl Question {
             Self::Reloaded { count } => (4, count, 0, 0, 0),
             Self::Connect { port, low_port, .. } => (5, 0, u32::from(port), 0, u32::from(low_port)),
         };
-        let addr = match self {
-            Self::Connect { addr: IpAddr::V4(v4), .. } => v4.to_ipv6_mapped(),
-            Self::Connect { addr: IpAddr::V6(v6), .. } => v6,
-            _ => Ipv6Addr::UNSPECIFIED,
-        };
+        let addr = if let Self::Connect { addr, .. } = self { mapped(addr) } else { Ipv6Addr::UNSPECIFIED };
         let mut bytes = [0; QUESTION_BYTES];
         let words = [kind, number, first, second, flag];
         let fields =
@@ -121,6 +117,13 @@ impl Question {
         };
         let number = word(4)?;
         (question.encode(number) == *bytes).then_some((number, question))
+    }
+}
+
+fn mapped(addr: IpAddr) -> Ipv6Addr {
+    match addr {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
     }
 }
 
@@ -210,9 +213,8 @@ pub fn receive(channel: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::R
     let received = recvmsg(channel, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)?;
     let descriptors = ancillary
         .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-            _ => None,
+        .filter_map(|message| {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message { Some(descriptors) } else { None }
         })
         .flatten()
         .collect();

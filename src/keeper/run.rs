@@ -453,6 +453,7 @@ fn answer(channel: &OwnedFd, reply: &Reply, along: &[BorrowedFd<'_>]) {
 }
 
 /// What became ready.
+#[expect(clippy::struct_excessive_bools, reason = "one for each thing that the keeper waits for")]
 struct Events {
     signal: bool,
     proxy: bool,

@@ -179,7 +179,7 @@ fn decisions(policy: &Policy) -> Vec<(Decision, bool)> {
     pairs
         .map(|(caller, asked)| {
             let decision = policy.decide(caller, asked);
-            let refused = matches!(decision.clone().act(&asked), Action::Refuse(_));
+            let refused = matches!(decision.clone().act(asked), Action::Refuse(_));
             (decision, refused)
         })
         .collect()

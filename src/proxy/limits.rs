@@ -184,10 +184,9 @@ impl Drop for Enrolled {
 fn is_overdue(phase: Phase, limits: &Limits, now: Instant) -> bool {
     let limit = |seconds: u32| Duration::from_secs(seconds.into());
     match phase {
-        Phase::Idle(since) => now.duration_since(since) > limit(limits.idle_seconds),
+        Phase::Idle(since) | Phase::Body(since) => now.duration_since(since) > limit(limits.idle_seconds),
         // A slow head is how one client holds a connection with a byte a minute; bodies may pause for longer.
         Phase::Head(since) => now.duration_since(since) > limit(limits.head_seconds),
-        Phase::Body(since) => now.duration_since(since) > limit(limits.idle_seconds),
         Phase::Answering => false,
     }
 }

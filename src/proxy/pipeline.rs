@@ -24,7 +24,7 @@ pub async fn answer(
     let asked = connection.asked(&policy);
     let caller = connection.caller(&policy, &asked).await;
     let decision = policy.decide(&caller, &asked);
-    exchange.judged(&asked, &decision);
+    exchange.judged(&policy, &asked, &decision);
     if exchange.must_not_go_unrecorded(&asked, &decision) {
         return Ok(reply::refuse(&policy.catalogue().refusal(&asked), reply::NO_RECORD, false, exchange));
     }

@@ -12,6 +12,7 @@ use crate::audit::{Slot, scrub};
 use crate::caller::stamps::Flow;
 use crate::caller::{Attribution, Processes};
 use crate::cloud::{Asked, Class, Endpoint};
+use crate::hex;
 use crate::policy::{Decision, Mode, Policy, Verdict};
 use crate::request::{BodyKind, Fault, RawHead};
 
@@ -67,11 +68,12 @@ impl Exchange {
     }
 
     /// Notes what was asked and how it was decided.
-    pub fn judged(&mut self, asked: &Asked, decision: &Decision) {
+    pub fn judged(&mut self, policy: &Policy, asked: &Asked, decision: &Decision) {
         let elapsed = micros(self.started);
         let Some(event) = &mut self.event else { return };
         event.decision_us = Some(elapsed);
         describe_asked(event, asked);
+        event.session = policy.catalogue().session_version(asked);
         describe_decision(event, decision);
         self.upstream_since = Some(Instant::now());
     }
@@ -251,7 +253,7 @@ fn describe_identity(event: &mut Event<'static>, identity: &Identity) {
             event.cgroup = Some(scrub::bounded(path).to_owned().into());
             event.unit = path
                 .split('/')
-                .find(|name| name.ends_with(".service") || name.ends_with(".scope"))
+                .find(|name| [".service", ".scope"].iter().any(|kind| name.ends_with(kind)))
                 .map(|name| scrub::bounded(name).to_owned().into());
         }
     }
@@ -332,7 +334,8 @@ fn shown(target: &str) -> Option<String> {
 }
 
 fn digest(secret: &str) -> String {
-    Sha256::digest(secret).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let digest = Sha256::digest(secret);
+    hex::encode(digest.get(..8).unwrap_or(&digest))
 }
 
 fn raw_query(head: &RawHead) -> Option<String> {

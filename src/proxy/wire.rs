@@ -291,9 +291,8 @@ impl Inner {
     fn note_phase(&self, state: &State) {
         let phase = match (state.answering, state.unread.is_empty(), self.phase.get()) {
             (true, ..) => Phase::Body(Instant::now()),
-            (false, false, phase @ Phase::Head(_)) => phase,
+            (false, false, phase @ Phase::Head(_)) | (false, true, phase @ Phase::Idle(_)) => phase,
             (false, false, _) => Phase::Head(Instant::now()),
-            (false, true, phase @ Phase::Idle(_)) => phase,
             (false, true, _) => Phase::Idle(Instant::now()),
         };
         self.phase.set(phase);

@@ -76,12 +76,11 @@ impl Nft {
     /// Has the nft that owns the table of audit mode load it, and waits until it is there. An owner that lives replaces
     /// its table without a gap.
     fn own(&self, wanted: &Wanted, before: Option<Owner>) -> Result<Owner, RedirectError> {
-        let mut owner = match before.and_then(Owner::alive) {
-            Some(owner) => owner,
-            None => {
-                self.remove()?;
-                self.start_owner()?
-            }
+        let mut owner = if let Some(owner) = before.and_then(Owner::alive) {
+            owner
+        } else {
+            self.remove()?;
+            self.start_owner()?
         };
         owner.order(&wanted.line(self.table()?.is_some()))?;
         let started = Instant::now();

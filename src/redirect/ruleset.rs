@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sha2::{Digest as _, Sha256};
 
 use crate::cloud::Endpoint;
+use crate::hex;
 use crate::policy::Mode;
 
 use super::TABLE;
@@ -196,8 +197,7 @@ impl Wanted {
     #[must_use]
     pub fn mark(&self) -> String {
         let digest = Sha256::digest(self.body());
-        let short: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        format!("imds-guard {short}")
+        format!("imds-guard {}", hex::encode(digest.get(..6).unwrap_or(&digest)))
     }
 
     /// The transaction as one line, as an interactive nft takes it. `replaces` says whether it has a table already.
@@ -276,15 +276,12 @@ impl Wanted {
             let to = format!("{} {} tcp dport {}", family.address_key, endpoint.addr, endpoint.port);
             for interface in &self.interfaces {
                 let (name, own) = (&interface.name, (family.address)(interface));
-                match own {
-                    Some(IpAddr::V4(own)) => {
-                        rules.push(format!("oifname \"{name}\" {to} dnat ip to {own}:{port}"))
-                    }
-                    Some(IpAddr::V6(own)) => {
-                        rules.push(format!("oifname \"{name}\" {to} dnat ip6 to [{own}]:{port}"))
-                    }
-                    None => {}
-                }
+                let target = match own {
+                    Some(IpAddr::V4(own)) => format!("ip to {own}"),
+                    Some(IpAddr::V6(own)) => format!("ip6 to [{own}]"),
+                    None => continue,
+                };
+                rules.push(format!("oifname \"{name}\" {to} dnat {target}:{port}"));
             }
             if family.loopback {
                 rules.push(format!("{to} redirect to :{port}"));
