@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a fresh machine with a Rust toolchain and root (or sudo) needs.
 
-.PHONY: demo test
+.PHONY: demo test bench packages image-test
 
 # What it does, shown: a decoy cloud, a guarded vm, callers of every kind. Touches nothing of the machine's own network.
 demo:
@@ -9,3 +9,15 @@ demo:
 # Every test. As root the end-to-end tests too; others are told that those were skipped.
 test:
 	@bash scripts/test.sh
+
+# Load side by side with nginx and HAProxy, in network namespaces of its own. See docs/performance.md.
+bench:
+	@bash scripts/bench.sh
+
+# The .deb and the .rpm, under target/packages.
+packages:
+	@bash scripts/packages.sh
+
+# A Debian image that boots with the guard, without a virtual machine's help: see docs/image.md.
+image-test:
+	@bash scripts/image-test.sh

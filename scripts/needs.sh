@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the demo or the tests need and this machine lacks, by the system's own package manager, and says so.
 #
-# usage: needs.sh demo|test
+# usage: needs.sh demo|test|bench
 #
 # Installing takes root; without it, sudo is asked. Nothing is installed that is there already.
 set -euo pipefail
@@ -22,6 +22,18 @@ LIST
         cat <<'LIST'
 /usr/bin/python3 python3      python3
 venv             python3-venv python3-pip
+systemd-analyze  systemd      systemd
+chromium         chromium     chromium
+LIST
+    fi
+    if [[ $1 == bench ]]; then
+        cat <<'LIST'
+/usr/bin/python3 python3   python3
+wrk              wrk       wrk
+nginx            nginx     nginx
+haproxy          haproxy   haproxy
+conntrack        conntrack conntrack-tools
+sysctl           procps    procps-ng
 LIST
     fi
 }
@@ -47,7 +59,7 @@ as_root() {
 }
 
 main() {
-    local what=${1:?usage: needs.sh demo|test} missing=() thing debian fedora
+    local what=${1:?usage: needs.sh demo|test|bench} missing=() thing debian fedora
     local -A debian_of=() fedora_of=()
     while read -r thing debian fedora; do
         if ! has "$thing"; then

@@ -167,14 +167,14 @@ async fn cgroup_path(worker: &Worker, raw: RawStamps) -> Option<CgroupPath> {
     if let Some(path) = remembered() {
         return Some(path);
     }
-    // The keeper searches the whole tree for a cgroup that it has not met, and a user can make new ones all day.
-    if raw.uid != 0 && !worker.resolutions.take(raw.uid, Instant::now()) {
-        return None;
-    }
     // A unit that connects many times at once needs one answer.
     let _turn = worker.resolving.lock().await;
     if let Some(path) = remembered() {
         return Some(path);
+    }
+    // The keeper searches the whole tree for a cgroup that it has not met, and a user can make new ones all day.
+    if raw.uid != 0 && !worker.resolutions.take(raw.uid, Instant::now()) {
+        return None;
     }
     let Answer::CgroupPath(Some(path)) = worker.keeper.ask(Question::CgroupPath { id }).await? else {
         return None;

@@ -47,7 +47,11 @@ pub struct Nft {
 impl Nft {
     /// Finds nft at a fixed path.
     pub fn find() -> Result<Self, RedirectError> {
-        NFT_PATHS
+        Self::find_among(&NFT_PATHS)
+    }
+
+    fn find_among(paths: &[&str]) -> Result<Self, RedirectError> {
+        paths
             .iter()
             .map(Path::new)
             .find(|path| path.is_file())
@@ -316,6 +320,12 @@ mod tests {
             error.to_string(),
             "the loaded table is not as wanted: 169.254.169.254 port 80 is not in it"
         );
+    }
+
+    #[test]
+    fn a_host_without_nft_is_told_what_to_install() {
+        let error = Nft::find_among(&["/nonexistent/nft"]).unwrap_err().to_string();
+        assert!(error.contains("install the nftables package") && !error.contains('\n'), "{error}");
     }
 
     #[test]
