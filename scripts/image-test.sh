@@ -21,7 +21,9 @@ readonly RESULTS=$CACHE/results
 readonly SUITE=bookworm
 readonly PATIENCE=${IMAGE_TEST_SECONDS:-400}
 # python3-cffi-backend by name: debootstrap does not resolve the virtual package that python3-cryptography asks for.
-readonly PACKAGES=systemd,systemd-sysv,dbus,udev,kmod,nftables,ufw,cloud-init,python3-cffi-backend,iproute2,isc-dhcp-client,netplan.io,curl,procps,logrotate,linux-image-cloud-amd64,initramfs-tools
+PACKAGES=systemd,systemd-sysv,dbus,udev,kmod,nftables,ufw,cloud-init,python3-cffi-backend,iproute2
+PACKAGES+=,isc-dhcp-client,netplan.io,curl,procps,logrotate,linux-image-cloud-amd64,initramfs-tools
+readonly PACKAGES
 
 skip() {
     printf '\n*** The image test was SKIPPED: %s\n\n' "$*" >&2
@@ -133,15 +135,20 @@ cgroup_roots() {
     awk '$0 ~ / - cgroup2 / || $0 ~ / - cgroup .*name=systemd/ { print $5 }' /proc/self/mountinfo
 }
 
+processes_below() { find "$1" -name cgroup.procs -exec cat {} + 2>/dev/null; }
+
 clean() {
-    local status=$? root tries
+    local status=$? root tries pid
     [[ -z ${CLOUD_PID:-} ]] || kill "$CLOUD_PID" 2>/dev/null || true
     for root in $(cgroup_roots); do
-        [[ -d $root/$NAME ]] || continue
-        echo 1 2>/dev/null >"$root/$NAME/cgroup.kill" || true
-        for tries in 1 2 3 4 5; do
-            find "$root/$NAME" -depth -type d -exec rmdir {} + 2>/dev/null && break
-            sleep 0.2
+        # What was killed leaves its cgroup a little later.
+        tries=25
+        while [[ -d $root/$NAME ]] && ((tries-- > 0)); do
+            for pid in $(processes_below "$root/$NAME"); do
+                kill -KILL "$pid" 2>/dev/null || true
+            done
+            find "$root/$NAME" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+            [[ ! -d $root/$NAME ]] || sleep 0.2
         done
     done
     for root in "$CLOUD" "$VM"; do

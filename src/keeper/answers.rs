@@ -57,7 +57,9 @@ impl Oracle {
                     until,
                 }))
             }
-            Question::Connect { .. } | Question::Ready | Question::Reloaded { .. } => Answer::Refused,
+            Question::Connect { .. } | Question::Ready | Question::Alive | Question::Reloaded { .. } => {
+                Answer::Refused
+            }
         }
     }
 

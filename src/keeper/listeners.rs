@@ -10,18 +10,20 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen,
 /// How many connections may wait to be accepted. The kernel's own limit (`net.core.somaxconn`) may be lower.
 const BACKLOG: i32 = 4096;
 
-/// A listener for each endpoint, at every address of its IP version: the redirect leads a connection to an address of
+/// Listeners for each endpoint, one per worker so that a connection wakes one of them, at every address of the IP version: the redirect leads a connection to an address of
 /// the interface that it leaves through. What the redirect did not bring is reset, by the rules and once more by the
 /// proxy. A host without IPv6 has no IPv6 listeners.
-pub fn open(doors: &[Led]) -> Result<Vec<TcpListener>, (u16, io::Error)> {
+pub fn open(doors: &[Led], workers: usize) -> Result<Vec<TcpListener>, (u16, io::Error)> {
     let mut listeners = Vec::new();
     for door in doors {
         let any = match door.endpoint.addr {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        match open_at(SocketAddr::new(any, door.port)) {
-            Ok(listener) => listeners.push(listener),
+        let per_worker: io::Result<Vec<TcpListener>> =
+            (0..workers).map(|_| open_at(SocketAddr::new(any, door.port))).collect();
+        match per_worker {
+            Ok(per_worker) => listeners.extend(per_worker),
             Err(error) if any.is_ipv6() && lacks_ipv6(&error) => {
                 tracing::info!(endpoint = %door.endpoint, "this host has no IPv6: an endpoint needs no guarding");
             }
@@ -43,6 +45,8 @@ fn open_at(addr: SocketAddr) -> io::Result<TcpListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket: OwnedFd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
+    // Only another socket of root's can share the port.
+    sockopt::set_socket_reuseport(&socket, true)?;
     if addr.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
@@ -58,12 +62,12 @@ mod tests {
     use crate::redirect::ruleset::lead;
 
     #[test]
-    fn each_endpoint_has_a_listener() {
+    fn each_endpoint_has_a_listener_per_worker() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let endpoints =
             [Endpoint::new(Endpoint::SHARED, 80), Endpoint::new("fd00:ec2::254".parse().unwrap(), 80)];
-        let listeners = open(&lead(&endpoints, port)).unwrap();
+        let listeners = open(&lead(&endpoints, port), 2).unwrap();
         assert!(listeners.iter().all(|listener| listener.local_addr().unwrap().ip().is_unspecified()));
-        assert_eq!(listeners[0].local_addr().unwrap().port(), port);
+        assert!(listeners[..2].iter().all(|listener| listener.local_addr().unwrap().port() == port));
     }
 }

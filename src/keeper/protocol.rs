@@ -23,8 +23,8 @@ pub const QUESTION_BYTES: usize = 48;
 /// The longest message from the keeper, in bytes.
 pub const MESSAGE_BYTES: usize = 128 << 10;
 
-/// How many descriptors one message may carry.
-pub const DESCRIPTORS: usize = 128;
+/// How many descriptors one message may carry; the kernel's own limit is 253.
+pub const DESCRIPTORS: usize = 250;
 
 /// More holders of one socket than this are told as "unknown": nobody shares a connection so widely.
 pub const HOLDERS_LIMIT: usize = 64;
@@ -61,6 +61,8 @@ pub enum Question {
     },
     /// Not a question: the proxy has dropped its privileges and serves.
     Ready,
+    /// Not a question: this worker is not stuck.
+    Alive,
     /// Not a question: a new policy is in force, as of this many reloads.
     Reloaded {
         /// How many reload orders the proxy has carried out.
@@ -78,6 +80,7 @@ impl Question {
                 (2, cgroup_id, inode, uid, u32::from(digest) | u32::from(decisive) << 1)
             }
             Self::Ready => (3, 0, 0, 0, 0),
+            Self::Alive => (6, 0, 0, 0, 0),
             Self::Reloaded { count } => (4, count, 0, 0, 0),
             Self::Connect { port, low_port, .. } => (5, 0, u32::from(port), 0, u32::from(low_port)),
         };
@@ -107,6 +110,7 @@ impl Question {
                 decisive: flag & 2 != 0,
             },
             (3, 0) => Self::Ready,
+            (6, 0) => Self::Alive,
             (4, 0) => Self::Reloaded { count: wide },
             (5, 0 | 1) => Self::Connect {
                 addr: Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(28..44)?).ok()?).to_canonical(),
@@ -170,10 +174,12 @@ pub enum Order {
         gid: u32,
         /// What the log's descriptor is.
         log: LogKind,
-        /// How many listeners come along.
+        /// How many listeners come along: for each endpoint one per worker, the workers in turn.
         listeners: usize,
         /// How many question channels come along: one per worker.
         workers: usize,
+        /// How often each worker is to say that it is not stuck, in milliseconds; 0 is never.
+        alive_ms: u64,
     },
     /// These are the addresses of this network namespace's interfaces, each with its interface's number.
     Interfaces(Vec<(IpAddr, u32)>),
@@ -239,6 +245,7 @@ mod tests {
                 low_port
             }),
             Just(Question::Ready),
+            Just(Question::Alive),
             any::<u64>().prop_map(|count| Question::Reloaded { count }),
         ]
     }

@@ -36,6 +36,8 @@ pub struct Role {
     pub gid: u32,
     /// Worker threads.
     pub workers: usize,
+    /// How often each worker is to say that it is not stuck, in milliseconds; 0 is never.
+    pub alive_ms: u64,
 }
 
 impl ProxyProcess {
@@ -69,6 +71,7 @@ impl ProxyProcess {
             log: log_kind(log),
             listeners: listeners.len(),
             workers: far.len(),
+            alive_ms: role.alive_ms,
         };
         let process = Self { child, orders, questions: near };
         process.order(&start, &descriptors)?;
@@ -120,6 +123,11 @@ impl ProxyProcess {
     /// Waits for the proxy's end.
     pub fn wait(&mut self) -> io::Result<std::process::ExitStatus> {
         self.child.wait()
+    }
+
+    /// Ends a proxy that is stuck; [`ProxyProcess::wait`] tells when it has ended.
+    pub fn end(&mut self) -> io::Result<()> {
+        self.child.kill()
     }
 
     /// Ends the proxy without asking it, and waits a little for its end. Should the kill be refused (a service that was

@@ -40,6 +40,9 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long after a failed load the redirect is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How many beats a worker may miss.
+const SILENT_PERIODS: u32 = 3;
+
 /// How long the workers go on accepting after they were told to end.
 const LAST_CALL: Duration = Duration::from_millis(100);
 
@@ -122,6 +125,8 @@ struct Keeper {
     /// Kept open, though the proxy accepts: connections that arrive while a proxy ends are not refused.
     listeners: Vec<TcpListener>,
     proxy: ProxyProcess,
+    /// When each worker was last heard of.
+    heard: Vec<Instant>,
     oracle: Oracle,
     nft: Nft,
     watch: Watch,
@@ -141,8 +146,8 @@ impl Keeper {
         let nft = Nft::find()?;
         let log = files::audit_log(&policy.settings().audit_log)?;
         let doors = ruleset::lead(&policy.catalogue().endpoints(), policy.settings().port);
-        let listeners =
-            listeners::open(&doors).map_err(|(port, cause)| KeeperError::Listen { port, cause })?;
+        let listeners = listeners::open(&doors, role.workers)
+            .map_err(|(port, cause)| KeeperError::Listen { port, cause })?;
         let oracle = Oracle::new(executables(&policy))?;
         let proxy = ProxyProcess::start(role, &bundle, &log, &listeners)?;
         if let Err(reason) = await_ready(&proxy) {
@@ -153,7 +158,7 @@ impl Keeper {
         let addresses = AddressWatch::start()?;
         let wanted = wanted(&policy, role.uid, doors)?;
         proxy.tell_interfaces(&wanted.interfaces)?;
-        let mut watch = Watch::start()?;
+        let watch = Watch::start()?;
         let loaded = match nft.load(&wanted, None) {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -161,7 +166,6 @@ impl Keeper {
                 return Err(error.into());
             }
         };
-        watch.drain();
         privileges::keep_only_what_is_needed()?;
         Ok(Self {
             config: config.to_owned(),
@@ -170,6 +174,7 @@ impl Keeper {
             log,
             listeners,
             proxy,
+            heard: vec![Instant::now(); role.workers],
             oracle,
             nft,
             watch,
@@ -181,7 +186,7 @@ impl Keeper {
     }
 
     fn keep(mut self) -> Result<(), KeeperError> {
-        let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
+        let watchdog = beat_period();
         notify(&[NotifyState::Ready, NotifyState::Status(&self.status())]);
         tracing::info!(mode = ?self.policy.mode(), endpoints = self.wanted.doors.len(), "guarding");
         let mut beat = Instant::now();
@@ -200,6 +205,11 @@ impl Keeper {
                 return self.after_the_proxy();
             }
             self.answer_questions();
+            if watchdog.is_some_and(|period| self.is_stuck(period * SILENT_PERIODS)) {
+                self.tell("proxy-hangs", "a worker of the proxy does not answer");
+                self.proxy.end()?;
+                return self.after_the_proxy();
+            }
             if events.addresses {
                 self.follow_addresses();
             }
@@ -234,9 +244,14 @@ impl Keeper {
         Ok(Events { signal: happened(0), proxy: happened(1), rules: happened(2), addresses: happened(3) })
     }
 
+    /// Whether a worker has been silent for that long. A proxy that hangs is worse than none: callers wait for it.
+    fn is_stuck(&self, patience: Duration) -> bool {
+        self.heard.iter().any(|heard| heard.elapsed() > patience)
+    }
+
     /// Answers what the workers ask, each worker in its turn.
     fn answer_questions(&mut self) {
-        for channel in self.proxy.questions() {
+        for (channel, heard) in self.proxy.questions().iter().zip(&mut self.heard) {
             for _ in 0..QUESTIONS_PER_TURN {
                 let mut message = [0; QUESTION_BYTES + 1];
                 let Ok((length, _)) = protocol::receive(channel, &mut message, RecvFlags::DONTWAIT) else {
@@ -245,6 +260,7 @@ impl Keeper {
                 if length == 0 {
                     break;
                 }
+                *heard = Instant::now();
                 let question = message.get(..length).and_then(Question::decode);
                 let connection = question.and_then(|(_, question)| connect(&self.policy, question));
                 let reply = match question {
@@ -300,11 +316,7 @@ impl Keeper {
                 self.tell("redirect-failed", "the redirect could not be loaded");
             }
         }
-        self.watch.drain();
-        // What somebody changed between the read-back and here has been drained unseen.
-        if self.loaded.as_ref().is_some_and(|loaded| !loaded.is_intact(&self.nft).unwrap_or(false)) {
-            self.loaded = None;
-        }
+        // The watch has seen this too, and is not emptied: somebody else's change may be among what it has seen.
     }
 
     /// Takes all waiting signals; whether one of them means to stop.
@@ -495,7 +507,14 @@ fn role(policy: &Policy) -> Result<Role, KeeperError> {
     let uid = user.uid.ok_or_else(|| KeeperError::NoUser(user.name.clone()))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = policy.settings().workers.map_or(cores.min(8), usize::from);
-    Ok(Role { uid, gid: user.gid.unwrap_or(uid), workers })
+    let alive_ms = beat_period().map_or(0, |period| u64::try_from(period.as_millis()).unwrap_or(0));
+    Ok(Role { uid, gid: user.gid.unwrap_or(uid), workers, alive_ms })
+}
+
+/// How often the service manager hears of the keeper, and the keeper of each worker: often enough that a beat which an
+/// event has put off still comes in time.
+fn beat_period() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|patience| patience / 4)
 }
 
 /// The redirect that a policy asks for.

@@ -69,7 +69,7 @@ pub fn run() -> Result<(), ProxyError> {
             "this kernel has no Landlock: the proxy is held by its uid and the system-call filter alone"
         );
     }
-    serve(&orders, start.log, start.listeners, start.channels, diags, policy)
+    serve(&orders, start.log, start.listeners, start.channels, diags, policy, start.alive_ms)
 }
 
 /// The first order with everything that came along.
@@ -80,12 +80,13 @@ struct Start {
     log: Destination,
     listeners: Vec<StdListener>,
     channels: Vec<OwnedFd>,
+    alive_ms: u64,
 }
 
 impl Start {
     fn receive(orders: &OwnedFd) -> Result<Self, ProxyError> {
         let (order, descriptors) = receive(orders).ok_or(ProxyError::Orders)?;
-        let Order::Start { uid, gid, log, listeners, workers } = order else {
+        let Order::Start { uid, gid, log, listeners, workers, alive_ms } = order else {
             return Err(ProxyError::Orders);
         };
         if descriptors.len() != 2 + listeners + workers {
@@ -100,6 +101,7 @@ impl Start {
             log: destination(log, next()?),
             listeners: (0..listeners).map(|_| Ok(next()?.into())).collect::<Result<_, ProxyError>>()?,
             channels: descriptors.collect(),
+            alive_ms,
         })
     }
 }
@@ -124,6 +126,7 @@ fn serve(
     channels: Vec<OwnedFd>,
     diags: Vec<SockDiag>,
     policy: Policy,
+    alive_ms: u64,
 ) -> Result<(), ProxyError> {
     let (sink, writer) = Sink::start(log)?;
     let (drain, draining) = watch::channel(None);
@@ -131,21 +134,27 @@ fn serve(
         policy: ArcSwap::from_pointee(policy),
         interfaces: ArcSwap::default(),
         reloads: watch::Sender::new(0),
+        alive_every: Duration::from_millis(alive_ms),
         sink: sink.clone(),
         census: Arc::new(Census::default()),
         draining,
         run_id: run_id()?,
     });
     let mut workers = Vec::new();
-    for (index, (channel, diag)) in channels.into_iter().zip(diags).enumerate() {
-        let listeners = listeners.iter().map(StdListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+    let count = channels.len();
+    let mut dealt: Vec<Vec<StdListener>> = (0..count).map(|_| Vec::new()).collect();
+    for (listener, worker) in listeners.into_iter().zip((0..count).cycle()) {
+        if let Some(hand) = dealt.get_mut(worker) {
+            hand.push(listener);
+        }
+    }
+    for (index, ((channel, diag), listeners)) in channels.into_iter().zip(diags).zip(dealt).enumerate() {
         let shared = Arc::clone(&shared);
         let worker = thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || work(index, shared, channel, diag, listeners))?;
         workers.push(worker);
     }
-    drop(listeners);
     protocol::send(orders, &Question::Ready.encode(0), &[])?;
     let patience = obey(orders, &shared);
     let deadline = Instant::now() + patience;
@@ -228,6 +237,9 @@ fn work(
             events: std::cell::Cell::new(0),
         });
         tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+        if !worker.shared.alive_every.is_zero() {
+            tokio::task::spawn_local(tell_alive(Rc::clone(&worker)));
+        }
         for listener in listeners {
             listener.set_nonblocking(true)?;
             tokio::task::spawn_local(accept(Rc::clone(&worker), TcpListener::from_std(listener)?));
@@ -265,6 +277,15 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Tells the keeper again and again that this worker is not stuck; the keeper tells the service manager.
+async fn tell_alive(worker: Rc<Worker>) {
+    loop {
+        // A keeper that does not answer is the service manager's business.
+        let _ = worker.keeper.ask(Question::Alive).await;
+        tokio::time::sleep(worker.shared.alive_every).await;
     }
 }
 

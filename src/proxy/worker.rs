@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -33,6 +33,8 @@ pub struct Shared {
     pub census: Arc<Census>,
     /// Set when the guard stops: nothing new is accepted, and what is under way may go on until then.
     pub draining: tokio::sync::watch::Receiver<Option<Instant>>,
+    /// How often each worker tells the keeper that it is at work; zero is never.
+    pub alive_every: Duration,
     /// What makes this run's event ids unlike any other's.
     pub run_id: u32,
 }

@@ -63,6 +63,13 @@ def connect(port=None):
     return sock
 
 
+def adopt(number):
+    """A socket that came by its descriptor, as `connect` makes them."""
+    sock = socket.socket(fileno=number)
+    sock.settimeout(5)
+    return sock
+
+
 def read_answer(sock):
     """One whole answer, or what came of it."""
     data = b""
@@ -121,7 +128,7 @@ def plain(scratch):
 
 
 def inherited(scratch, number):
-    ask(socket.socket(fileno=int(number)))
+    ask(adopt(int(number)))
 
 
 def renamed_copy_of_the_agent(scratch):
@@ -286,7 +293,7 @@ def send_then_exec(scratch):
         sock.close()
         time.sleep(1)
         _, fds, _, _ = socket.recv_fds(keep, 1, 1)
-        tell(read_answer(socket.socket(fileno=fds[0])))
+        tell(read_answer(adopt(fds[0])))
         os.kill(os.getppid(), signal.SIGKILL)
         os._exit(0)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
@@ -306,7 +313,7 @@ def in_flight(scratch):
     sock.close()
     time.sleep(1)
     _, fds, _, _ = socket.recv_fds(keep, 1, 1)
-    tell(read_answer(socket.socket(fileno=fds[0])))
+    tell(read_answer(adopt(fds[0])))
 
 
 def rendezvous(name):
@@ -339,7 +346,7 @@ def take_over(scratch, name):
     place.settimeout(8)
     other, _ = place.accept()
     _, fds, _, _ = socket.recv_fds(other, 1, 1)
-    answer = read_answer(socket.socket(fileno=fds[0]))
+    answer = read_answer(adopt(fds[0]))
     tell(answer)
     other.sendall(answer or b"nothing")
 
@@ -355,13 +362,12 @@ def creator_is_gone(scratch):
     """A child asks through the socket of a parent that has ended."""
     parent = os.fork()
     if parent == 0:
+        maker = os.getpid()
         sock = connect()
         if os.fork() == 0:
-            maker = os.getppid()
             while os.getppid() == maker:
                 time.sleep(0.01)
-            made = "/proc/{}".format(maker)
-            while os.path.exists(made):
+            while os.path.exists("/proc/{}".format(maker)):
                 time.sleep(0.01)
             ask(sock)
         os._exit(0)
@@ -392,7 +398,7 @@ def private_descriptor_table(scratch):
             skip("unshare(CLONE_FILES): " + os.strerror(ctypes.get_errno()))
         unshared.set()
         closed.wait()
-        ask(socket.socket(fileno=number))
+        ask(adopt(number))
 
     worker = threading.Thread(target=thread)
     worker.start()
@@ -445,8 +451,10 @@ def take_by_pidfd(scratch, pid):
         if fd < 0:
             continue
         try:
-            sock = socket.socket(fileno=fd)
+            sock = adopt(fd)
             if sock.getpeername() == SERVICE:
+                # The victim would read the answer otherwise.
+                os.kill(int(pid), signal.SIGSTOP)
                 ask(sock)
                 return
         except OSError:
@@ -464,13 +472,12 @@ def take_from_the_agent(scratch):
             if fd < 0:
                 continue
             try:
-                sock = socket.socket(fileno=fd)
+                sock = adopt(fd)
                 if sock.getpeername() != SERVICE:
                     continue
             except OSError:
                 continue
             os.kill(agent.pid, signal.SIGSTOP)
-            sock.settimeout(5)
             tell(read_answer(sock))
             ask(sock)
             agent.kill()
