@@ -9,7 +9,7 @@ use super::Exit;
 use crate::cli::{ConfigArgs, RedirectAction, RedirectArgs};
 use crate::keeper::bundle::Bundle;
 use crate::keeper::files::Trust;
-use crate::keeper::run::wanted_by;
+use crate::keeper::plan::wanted_by;
 use crate::redirect::apply::{self, Nft};
 use crate::redirect::{Direction, Wanted};
 

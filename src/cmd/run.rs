@@ -4,7 +4,8 @@ use anyhow::Error;
 
 use super::{Exit, complain};
 use crate::cli::RunArgs;
-use crate::keeper::run::{self as keeper, KeeperError};
+use crate::keeper::error::{self, KeeperError};
+use crate::keeper::run as keeper;
 
 /// Guards until told to stop.
 pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
@@ -14,7 +15,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
             Exit::Config
         }
         KeeperError::Policy(diagnostics) => {
-            keeper::report(diagnostics, &args.config.config);
+            error::report(diagnostics, &args.config.config);
             Exit::Config
         }
         KeeperError::Redirect(_) | KeeperError::Listen { .. } => Exit::NoPermission,

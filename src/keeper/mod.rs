@@ -3,11 +3,14 @@
 
 pub mod answers;
 pub mod bundle;
+pub mod error;
 pub mod files;
 pub mod host;
 pub mod listeners;
+pub mod plan;
 pub mod privileges;
 pub mod protocol;
 pub mod proxy;
+pub mod replies;
 pub mod run;
 pub mod upstream;

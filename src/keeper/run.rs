@@ -4,8 +4,7 @@
 //! that cannot work changes nothing.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,25 +13,23 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 use sd_notify::NotifyState;
-use thiserror::Error;
 
 use crate::audit::Destination;
-use crate::cloud::{Endpoint, Proof};
-use crate::policy::{Diagnostic, Mode, Policy};
-use crate::redirect::apply::{Loaded, Nft, RedirectError};
+use crate::cloud::Endpoint;
+use crate::policy::Policy;
+use crate::redirect::apply::{Loaded, Nft};
 use crate::redirect::interfaces::{self, AddressWatch};
 use crate::redirect::watch::Watch;
 use crate::redirect::{Direction, Led, Wanted, ruleset};
 
 use super::answers::Oracle;
 use super::bundle::Bundle;
-use super::files::{self, FileError, Trust};
-use super::protocol::{self, Answer, MESSAGE_BYTES, QUESTION_BYTES, Question, Reply};
-use super::proxy::{ProxyProcess, Role};
-use super::{host, listeners, privileges, upstream};
-
-/// How long the proxy may take to become ready.
-const START_PATIENCE: Duration = Duration::from_secs(20);
+use super::error::{KeeperError, report};
+use super::files::{self, Trust};
+use super::plan::{beat_period, compile, executables, role, wanted};
+use super::protocol::{self, QUESTION_BYTES};
+use super::proxy::ProxyProcess;
+use super::{host, listeners, privileges, replies};
 
 /// How long requests under way may go on after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
@@ -48,52 +45,6 @@ const LAST_CALL: Duration = Duration::from_millis(100);
 
 /// How many questions of one worker are answered before the next worker's turn.
 const QUESTIONS_PER_TURN: usize = 16;
-
-/// Why the guard cannot start, or ended.
-#[derive(Debug, Error)]
-pub enum KeeperError {
-    /// Only root may run the guard.
-    #[error("imds-guard run must be started as root: it loads nftables rules and then drops its privileges")]
-    NotRoot,
-    /// The stamps mean nothing in a user namespace.
-    #[error(
-        "imds-guard must run in the initial user namespace: elsewhere the kernel does not tell users apart"
-    )]
-    UserNamespace,
-    /// A file could not be used.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The policy has errors.
-    #[error("the policy has {} error{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
-    Policy(Vec<Diagnostic>),
-    /// The guard's own user does not exist.
-    #[error("the guard's user {0:?} does not exist: create it, or set [guard] user to one that does")]
-    NoUser(String),
-    /// The listener could not be opened.
-    #[error("cannot listen on port {port} of the loopback addresses")]
-    Listen {
-        /// The port.
-        port: u16,
-        /// What the system said.
-        #[source]
-        cause: io::Error,
-    },
-    /// The redirect could not be loaded.
-    #[error(transparent)]
-    Redirect(#[from] RedirectError),
-    /// The proxy did not start.
-    #[error("the proxy did not become ready: {0}")]
-    Proxy(&'static str),
-    /// The proxy ended by itself.
-    #[error("the proxy ended: {0}")]
-    ProxyEnded(std::process::ExitStatus),
-    /// The policy has endpoints that the running guard has no listener for.
-    #[error("{0} was not guarded when the guard started: restart it")]
-    NeedsRestart(Endpoint),
-    /// The system failed.
-    #[error("the system refused: {0}")]
-    System(#[from] io::Error),
-}
 
 /// Runs the guard until it is told to stop.
 pub fn run(config: &Path) -> Result<(), KeeperError> {
@@ -150,7 +101,7 @@ impl Keeper {
             .map_err(|(port, cause)| KeeperError::Listen { port, cause })?;
         let oracle = Oracle::new(executables(&policy))?;
         let proxy = ProxyProcess::start(role, &bundle, &log, &listeners)?;
-        if let Err(reason) = await_ready(&proxy) {
+        if let Err(reason) = replies::await_ready(&proxy) {
             proxy.kill();
             return Err(KeeperError::Proxy(reason));
         }
@@ -253,25 +204,10 @@ impl Keeper {
     fn answer_questions(&mut self) {
         for (channel, heard) in self.proxy.questions().iter().zip(&mut self.heard) {
             for _ in 0..QUESTIONS_PER_TURN {
-                let mut message = [0; QUESTION_BYTES + 1];
-                let Ok((length, _)) = protocol::receive(channel, &mut message, RecvFlags::DONTWAIT) else {
-                    break;
-                };
-                if length == 0 {
+                if !replies::answer_next(channel, &self.policy, &mut self.oracle) {
                     break;
                 }
                 *heard = Instant::now();
-                let question = message.get(..length).and_then(Question::decode);
-                let connection = question.and_then(|(_, question)| connect(&self.policy, question));
-                let reply = match question {
-                    Some((number, Question::Connect { .. })) => {
-                        Reply { number, answer: Answer::Connection(connection.is_some()) }
-                    }
-                    Some((number, question)) => Reply { number, answer: self.oracle.answer(question) },
-                    None => Reply { number: 0, answer: Answer::Refused },
-                };
-                let along: Vec<BorrowedFd<'_>> = connection.iter().map(AsFd::as_fd).collect();
-                answer(channel, &reply, &along);
             }
         }
     }
@@ -445,22 +381,8 @@ impl Keeper {
     }
 
     fn status(&self) -> String {
-        let mode = match self.policy.mode() {
-            Mode::Audit => "audit",
-            Mode::Enforce => "enforce",
-        };
+        let mode = self.policy.mode().name();
         format!("{mode} mode, {} endpoints guarded", self.wanted.doors.len())
-    }
-}
-
-/// Sends a reply, or at least that there is none. A proxy that does not read its answers waits for nothing.
-fn answer(channel: &OwnedFd, reply: &Reply, along: &[BorrowedFd<'_>]) {
-    let unknown = Reply { number: reply.number, answer: Answer::Refused };
-    for reply in [reply, &unknown] {
-        let message = serde_json::to_vec(reply).unwrap_or_default();
-        if message.len() <= MESSAGE_BYTES && protocol::send(channel, &message, along).is_ok() {
-            return;
-        }
     }
 }
 
@@ -473,96 +395,12 @@ struct Events {
     addresses: bool,
 }
 
-/// A privileged connection, only to an endpoint whose service the policy knows to ask for it: the proxy could be in
-/// an attacker's hands.
-fn connect(policy: &Policy, question: Question) -> Option<OwnedFd> {
-    let Question::Connect { addr, port, low_port } = question else { return None };
-    let wanted = if low_port { Proof::PrivilegedPort } else { Proof::Root };
-    if policy.catalogue().proof(Endpoint::new(addr, port)) != wanted {
-        return None;
-    }
-    upstream::open(SocketAddr::new(addr, port), low_port)
-        .inspect_err(|error| tracing::warn!(%error, "a privileged upstream connection could not be opened"))
-        .ok()
-}
-
-fn compile(bundle: &Bundle) -> Result<Policy, KeeperError> {
-    let compiled = bundle.compile().map_err(KeeperError::Policy)?;
-    for warning in &compiled.warnings {
-        tracing::warn!(code = warning.code, "{}", warning.message);
-    }
-    Ok(compiled.policy)
-}
-
-/// Prints a policy's errors with their places.
-pub fn report(diagnostics: &[Diagnostic], config: &Path) {
-    let sources = Bundle::read(config, Trust::RootOnly).map(|bundle| bundle.sources()).unwrap_or_default();
-    for diagnostic in diagnostics {
-        tracing::error!("{}", diagnostic.render(&sources, false));
-    }
-}
-
-fn role(policy: &Policy) -> Result<Role, KeeperError> {
-    let user = &policy.settings().user;
-    let uid = user.uid.ok_or_else(|| KeeperError::NoUser(user.name.clone()))?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = policy.settings().workers.map_or(cores.min(8), usize::from);
-    let alive_ms = beat_period().map_or(0, |period| u64::try_from(period.as_millis()).unwrap_or(0));
-    Ok(Role { uid, gid: user.gid.unwrap_or(uid), workers, alive_ms })
-}
-
-/// How often the service manager hears of the keeper, and the keeper of each worker: often enough that a beat which an
-/// event has put off still comes in time.
-fn beat_period() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|patience| patience / 4)
-}
-
-/// The redirect that a policy asks for.
-pub fn wanted_by(policy: &Policy) -> Result<Wanted, KeeperError> {
-    let doors = ruleset::lead(&policy.catalogue().endpoints(), policy.settings().port);
-    wanted(policy, role(policy)?.uid, doors)
-}
-
-fn wanted(policy: &Policy, guard_uid: u32, doors: Vec<Led>) -> Result<Wanted, KeeperError> {
-    let proof = |door: &Led| policy.catalogue().proof(door.endpoint);
-    Ok(Wanted {
-        direction: policy.mode().into(),
-        as_root: doors.iter().any(|door| proof(door) != Proof::None),
-        doors,
-        guard_uid,
-        interfaces: interfaces::read()?,
-    })
-}
-
-fn executables(policy: &Policy) -> Vec<PathBuf> {
-    policy.executables().map(PathBuf::from).collect()
-}
-
 /// Connections are descriptors: the soft limit of 1024 would end the guard's work long before its own limits do.
 fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(1 << 20), hard);
     }
-}
-
-/// Waits until the proxy says that it has dropped its privileges and serves.
-fn await_ready(proxy: &ProxyProcess) -> Result<(), &'static str> {
-    let mut ready = [PollFd::from_borrowed_fd(proxy.orders(), PollFlags::IN)];
-    let patience = Timespec { tv_sec: i64::try_from(START_PATIENCE.as_secs()).unwrap_or(0), tv_nsec: 0 };
-    match poll(&mut ready, Some(&patience)) {
-        Ok(0) | Err(_) => return Err("it took too long"),
-        Ok(_) => {}
-    }
-    let mut message = [0; QUESTION_BYTES];
-    match protocol::receive(proxy.orders(), &mut message, RecvFlags::DONTWAIT) {
-        Ok((length, _)) if message.get(..length).and_then(Question::decode).is_some_and(is_ready) => Ok(()),
-        _ => Err("it ended while it started; its message stands above"),
-    }
-}
-
-fn is_ready((_, question): (u32, Question)) -> bool {
-    question == Question::Ready
 }
 
 /// Tells the service manager, if there is one; a message that it does not take is no reason to stop guarding.

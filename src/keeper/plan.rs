@@ -1,0 +1,60 @@
+//! What a policy asks of the keeper: whom the proxy becomes, which redirect is wanted.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cloud::Proof;
+use crate::policy::Policy;
+use crate::redirect::{Led, Wanted, interfaces, ruleset};
+
+use super::bundle::Bundle;
+use super::error::KeeperError;
+use super::proxy::Role;
+
+/// The policy that the files say, its warnings told.
+pub(super) fn compile(bundle: &Bundle) -> Result<Policy, KeeperError> {
+    let compiled = bundle.compile().map_err(KeeperError::Policy)?;
+    for warning in &compiled.warnings {
+        tracing::warn!(code = warning.code, "{}", warning.message);
+    }
+    Ok(compiled.policy)
+}
+
+/// Whom the proxy becomes.
+pub(super) fn role(policy: &Policy) -> Result<Role, KeeperError> {
+    let user = &policy.settings().user;
+    let uid = user.uid.ok_or_else(|| KeeperError::NoUser(user.name.clone()))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = policy.settings().workers.map_or(cores.min(8), usize::from);
+    let alive_ms = beat_period().map_or(0, |period| u64::try_from(period.as_millis()).unwrap_or(0));
+    Ok(Role { uid, gid: user.gid.unwrap_or(uid), workers, alive_ms })
+}
+
+/// How often the service manager hears of the keeper, and the keeper of each worker: often enough that a beat which an
+/// event has put off still comes in time.
+pub(super) fn beat_period() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|patience| patience / 4)
+}
+
+/// The redirect that a policy asks for.
+pub fn wanted_by(policy: &Policy) -> Result<Wanted, KeeperError> {
+    let doors = ruleset::lead(&policy.catalogue().endpoints(), policy.settings().port);
+    wanted(policy, role(policy)?.uid, doors)
+}
+
+/// The redirect that a policy asks for, with these listeners.
+pub(super) fn wanted(policy: &Policy, guard_uid: u32, doors: Vec<Led>) -> Result<Wanted, KeeperError> {
+    let proof = |door: &Led| policy.catalogue().proof(door.endpoint);
+    Ok(Wanted {
+        direction: policy.mode().into(),
+        as_root: doors.iter().any(|door| proof(door) != Proof::None),
+        doors,
+        guard_uid,
+        interfaces: interfaces::read()?,
+    })
+}
+
+/// The executables that agents are bound to.
+pub(super) fn executables(policy: &Policy) -> Vec<PathBuf> {
+    policy.executables().map(PathBuf::from).collect()
+}
