@@ -20,4 +20,4 @@ packages:
 
 # A Debian image that boots with the guard, without a virtual machine's help: see docs/image.md.
 image-test:
-	@bash scripts/image-test.sh
+	@cargo build --quiet --bin imds-guard && bash scripts/image-test.sh boot

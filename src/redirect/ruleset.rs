@@ -224,6 +224,7 @@ impl Wanted {
         blocks.push(self.redirect_output());
         blocks.push(self.only_redirected());
         blocks.push(self.listener_input());
+        blocks.extend(self.listener_output());
         if self.direction == Direction::Closed {
             blocks.push(self.only_guard());
             blocks.push(self.enforce_output());
@@ -292,10 +293,27 @@ impl Wanted {
 
     fn listener_input(&self) -> Block {
         let hook = format!("type filter hook input priority {FILTER_PRIORITY}; policy accept;");
-        let ports: BTreeSet<u16> = self.doors.iter().map(|door| door.port).collect();
-        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-        let rules = vec![format!("tcp dport {{ {} }} jump only_redirected", ports.join(", "))];
+        let rules = vec![format!("tcp dport {{ {} }} jump only_redirected", self.ports())];
         Block::chain("listener_input", Some(hook), rules)
+    }
+
+    /// This host's own connections to the listeners are reset before they leave: on arrival connection tracking would
+    /// know them already, and for a while rewrite the source port of whoever uses theirs for a redirected connection.
+    fn listener_output(&self) -> Vec<Block> {
+        let hook = format!("type filter hook output priority {FILTER_PRIORITY}; policy accept;");
+        let to_listener = format!("oifname \"lo\" tcp dport {{ {} }} jump only_led", self.ports());
+        let only_led =
+            vec!["ct status dnat accept".to_owned(), "meta l4proto tcp reject with tcp reset".to_owned()];
+        vec![
+            Block::chain("only_led", None, only_led),
+            Block::chain("listener_output", Some(hook), vec![to_listener]),
+        ]
+    }
+
+    /// The listeners' ports as the elements of a set.
+    fn ports(&self) -> String {
+        let ports: BTreeSet<u16> = self.doors.iter().map(|door| door.port).collect();
+        ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
     }
 
     /// What the redirect did not bring is reset; and so is a connection whose source port the kernel had to rewrite,
@@ -427,6 +445,8 @@ mod tests {
                 "redirect_output",
                 "only_redirected",
                 "listener_input",
+                "only_led",
+                "listener_output",
                 "only_guard",
                 "enforce_output",
                 "enforce_forward"
