@@ -14,7 +14,7 @@
 //!                                                                                |
 //!                      upstream::forward(Permit, request)  <---------------------+---->  reply::refuse(Refusal)
 //!                                 |                                              v
-//!                      streamed response                              Event -> sink, metrics
+//!                      streamed response                              Event -> sink
 //! ```
 //!
 //! The rooms, from the pure core outwards:

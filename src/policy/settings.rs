@@ -21,8 +21,6 @@ pub struct Settings {
     pub workers: Option<u16>,
     /// Whether a redirect that somebody else removed is put back.
     pub self_heal: bool,
-    /// Where the status socket is.
-    pub status_socket: String,
     /// What callers may use up.
     pub limits: Limits,
 }
@@ -100,7 +98,6 @@ pub(super) fn read(document: &Document, accounts: &Accounts, report: &mut Report
         port: u16::try_from(port).unwrap_or(169),
         workers: workers.and_then(|workers| u16::try_from(workers).ok()),
         self_heal: table.self_heal.unwrap_or(true),
-        status_socket: status_socket(document, table.status_socket.as_ref(), report),
         limits,
     }
 }
@@ -204,18 +201,6 @@ fn audit_log(document: &Document, value: Option<&Name>, report: &mut Report<'_>)
             AuditLog::Stdout
         }
     }
-}
-
-fn status_socket(document: &Document, value: Option<&Name>, report: &mut Report<'_>) -> String {
-    const DEFAULT: &str = "/run/imds-guard/status.sock";
-    let Some(value) = value else { return DEFAULT.to_owned() };
-    // sun_path holds 108 bytes, the last of them NUL.
-    if is_absolute(value.get_ref()) && value.get_ref().len() < 108 {
-        return value.get_ref().clone();
-    }
-    let place = document.place(value.span());
-    report.error("status-socket", "the status socket is an absolute path of at most 107 bytes", &place);
-    DEFAULT.to_owned()
 }
 
 /// An absolute path without steps upwards: what is checked (the directory's owner) must be what is opened.

@@ -34,7 +34,6 @@ pub(super) struct GuardTable {
     pub(super) port: Option<Spanned<i64>>,
     pub(super) workers: Option<Spanned<i64>>,
     pub(super) self_heal: Option<bool>,
-    pub(super) status_socket: Option<Name>,
     pub(super) limits: Option<LimitsTable>,
 }
 

@@ -21,6 +21,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacks;
 mod attribution;
 mod audit_log;
 mod audit_mode;
@@ -29,6 +30,7 @@ mod clouds;
 mod connections;
 mod decisions;
 mod http;
+mod identity;
 mod lifecycle;
 mod negative_control;
 mod network;

@@ -76,7 +76,7 @@ impl Policy {
         let dir = dir.display();
         format!(
             "mode = \"{mode}\"\ncloud = \"{cloud}\"\n\n[guard]\nuser = \"{user}\"\n\
-             audit-log = \"{dir}/audit.jsonl\"\nstatus-socket = \"{dir}/status.sock\"\n\n\
+             audit-log = \"{dir}/audit.jsonl\"\n\n\
              [everyone]\nallow = [{everyone}]\n\n{more}"
         )
     }

@@ -26,7 +26,6 @@ AGENT = "/usr/bin/curl"
 CODE = sys.orig_argv[sys.orig_argv.index("-c") + 1]
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-CLONE_FILES = 0x400
 PR_SET_NAME, PR_SET_MM, PR_SET_MM_EXE_FILE = 15, 35, 13
 PTRACE_TRACEME, PTRACE_CONT = 0, 7
 
@@ -60,13 +59,6 @@ def connect(port=None):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("10.99.0.2", port))
     sock.connect(SERVICE)
-    return sock
-
-
-def adopt(number):
-    """A socket that came by its descriptor, as `connect` makes them."""
-    sock = socket.socket(fileno=number)
-    sock.settimeout(5)
     return sock
 
 
@@ -125,10 +117,6 @@ def copy(source, scratch, name="curl"):
 
 def plain(scratch):
     ask(connect())
-
-
-def inherited(scratch, number):
-    ask(adopt(int(number)))
 
 
 def renamed_copy_of_the_agent(scratch):
@@ -293,7 +281,7 @@ def send_then_exec(scratch):
         sock.close()
         time.sleep(1)
         _, fds, _, _ = socket.recv_fds(keep, 1, 1)
-        tell(read_answer(adopt(fds[0])))
+        tell(read_answer(socket.socket(fileno=fds[0])))
         os.kill(os.getppid(), signal.SIGKILL)
         os._exit(0)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
@@ -313,42 +301,7 @@ def in_flight(scratch):
     sock.close()
     time.sleep(1)
     _, fds, _, _ = socket.recv_fds(keep, 1, 1)
-    tell(read_answer(adopt(fds[0])))
-
-
-def rendezvous(name):
-    return "\0" + name
-
-
-def give_away(scratch, name):
-    """Creates the socket, asks, and hands it to whoever waits at the meeting place."""
-    other = socket.socket(socket.AF_UNIX)
-    for _ in range(500):
-        try:
-            other.connect(rendezvous(name))
-            break
-        except OSError:
-            time.sleep(0.01)
-    sock = connect()
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-    sock.sendall(request())
-    socket.send_fds(other, [b"x"], [sock.fileno()])
-    sock.close()
-    other.settimeout(8)
-    tell(other.recv(65536))
-
-
-def take_over(scratch, name):
-    """Receives the socket; it alone holds it when the request is judged. What it reads is both's."""
-    place = socket.socket(socket.AF_UNIX)
-    place.bind(rendezvous(name))
-    place.listen(1)
-    place.settimeout(8)
-    other, _ = place.accept()
-    _, fds, _, _ = socket.recv_fds(other, 1, 1)
-    answer = read_answer(adopt(fds[0]))
-    tell(answer)
-    other.sendall(answer or b"nothing")
+    tell(read_answer(socket.socket(fileno=fds[0])))
 
 
 def shared_with_the_agent(scratch):
@@ -356,23 +309,6 @@ def shared_with_the_agent(scratch):
     child = holding_agent(sock, scratch)
     ask(sock)
     child.kill()
-
-
-def creator_is_gone(scratch):
-    """A child asks through the socket of a parent that has ended."""
-    parent = os.fork()
-    if parent == 0:
-        maker = os.getpid()
-        sock = connect()
-        if os.fork() == 0:
-            while os.getppid() == maker:
-                time.sleep(0.01)
-            while os.path.exists("/proc/{}".format(maker)):
-                time.sleep(0.01)
-            ask(sock)
-        os._exit(0)
-    os.waitpid(parent, 0)
-    # The grandchild has this process's stdout; whoever started all this reads it to its end.
 
 
 def exit_before_the_look_up(scratch):
@@ -384,30 +320,6 @@ def exit_before_the_look_up(scratch):
             os._exit(0)
         os.waitpid(child, 0)
     time.sleep(0.3)
-
-
-def private_descriptor_table(scratch):
-    """A thread keeps the socket in a table of its own; in the process's table is nothing."""
-    sock = connect()
-    number = sock.fileno()
-    child = holding_agent(sock, scratch)
-    unshared, closed = threading.Event(), threading.Event()
-
-    def thread():
-        if LIBC.unshare(CLONE_FILES) != 0:
-            skip("unshare(CLONE_FILES): " + os.strerror(ctypes.get_errno()))
-        unshared.set()
-        closed.wait()
-        ask(adopt(number))
-
-    worker = threading.Thread(target=thread)
-    worker.start()
-    unshared.wait()
-    os.close(number)
-    closed.set()
-    worker.join()
-    child.kill()
-    os._exit(0)
 
 
 def dead_leader(scratch):
@@ -427,39 +339,10 @@ def dead_leader(scratch):
     LIBC.syscall(60 if os.uname().machine == "x86_64" else 93, 0)
 
 
-def keep_alive_across_exec(scratch):
-    """Asks as a program that may, then becomes another one and asks again on the same connection."""
-    sock = connect()
-    sock.sendall(request())
-    first = read_answer(sock)
-    tell(b"first: " + (b"granted" if b" 200 " in first[:20] else b"refused"))
-    other = copy(python(), scratch, "other")
-    sock.set_inheritable(True)
-    os.execv(other, [other, *again("inherited", scratch, sock.fileno())])
-
-
 def pidfd_getfd(pid, number):
     pidfd = os.pidfd_open(pid)
     fd = LIBC.syscall(438, pidfd, number, 0)
     return fd
-
-
-def take_by_pidfd(scratch, pid):
-    """Takes every socket of another process, and asks through each that leads to the service."""
-    for number in range(3, 16):
-        fd = pidfd_getfd(int(pid), number)
-        if fd < 0:
-            continue
-        try:
-            sock = adopt(fd)
-            if sock.getpeername() == SERVICE:
-                # The victim would read the answer otherwise.
-                os.kill(int(pid), signal.SIGSTOP)
-                ask(sock)
-                return
-        except OSError:
-            pass
-    refused_by_the_kernel()
 
 
 def take_from_the_agent(scratch):
@@ -472,12 +355,13 @@ def take_from_the_agent(scratch):
             if fd < 0:
                 continue
             try:
-                sock = adopt(fd)
+                sock = socket.socket(fileno=fd)
                 if sock.getpeername() != SERVICE:
                     continue
             except OSError:
                 continue
             os.kill(agent.pid, signal.SIGSTOP)
+            sock.settimeout(5)
             tell(read_answer(sock))
             ask(sock)
             agent.kill()
