@@ -93,7 +93,6 @@ fn events_fit_the_schema() {
         Outcome::Forwarded,
         Outcome::Refused,
         Outcome::Tunnelled,
-        Outcome::Remembered,
         Outcome::UpstreamFailed,
         Outcome::CallerLeft,
         Outcome::Closed,

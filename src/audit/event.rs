@@ -42,8 +42,6 @@ pub enum Outcome {
     Refused,
     /// Passed on as bytes.
     Tunnelled,
-    /// Answered from memory: a constant that an earlier request fetched.
-    Remembered,
     /// The metadata service did not answer.
     UpstreamFailed,
     /// The caller left before the answer was complete.
@@ -147,8 +145,6 @@ pub struct Event<'a> {
     pub attribution: Option<&'static str>,
     #[serde(rename = "user.id", skip_serializing_if = "Option::is_none")]
     pub user_id: Option<String>,
-    #[serde(rename = "user.name", skip_serializing_if = "Option::is_none")]
-    pub user_name: Option<Cow<'a, str>>,
     #[serde(rename = "imds_guard.cgroup", skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<Cow<'a, str>>,
     #[serde(rename = "service.name", skip_serializing_if = "Option::is_none")]
@@ -223,7 +219,6 @@ impl<'a> Event<'a> {
             destination_port: None,
             attribution: None,
             user_id: None,
-            user_name: None,
             cgroup: None,
             unit: None,
             process_source: None,

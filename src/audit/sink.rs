@@ -275,6 +275,23 @@ mod tests {
     }
 
     #[test]
+    fn the_journal_gets_each_event_as_an_entry_of_its_own() {
+        let (near, journal) = UnixDatagram::pair().unwrap();
+        let (sink, writer) = Sink::start(Destination::Journal(near)).unwrap();
+        sink.tell(&Event::now("1", Action::Request));
+        sink.tell(&Event::now("2", Action::Request));
+        sink.close();
+        writer.join().unwrap();
+        for id in ["1", "2"] {
+            let mut entry = [0; 4096];
+            let length = journal.recv(&mut entry).unwrap();
+            let entry = String::from_utf8_lossy(&entry[..length]).into_owned();
+            assert!(entry.starts_with("SYSLOG_IDENTIFIER=imds-guard\nPRIORITY=6\nMESSAGE={"), "{entry}");
+            assert!(entry.contains(&format!("\"event.id\":\"{id}\"")), "{entry}");
+        }
+    }
+
+    #[test]
     fn a_rotated_log_goes_on_in_the_new_file() {
         let (old, sink, writer) = sink();
         let new = tempfile::NamedTempFile::new().unwrap();

@@ -148,7 +148,9 @@ impl ProcessTable {
 
     fn names(&self, path: &Path) -> Vec<String> {
         let same = |known: &&PathBuf| {
-            known.as_path() != path && fs::canonicalize(known).is_ok_and(|target| target == path)
+            // A link of somebody else's could lend the policy's name to any of root's programs.
+            let is_roots = fs::symlink_metadata(known).is_ok_and(|link| link.uid() == 0);
+            known.as_path() != path && is_roots && fs::canonicalize(known).is_ok_and(|target| target == path)
         };
         std::iter::once(path)
             .chain(self.known.iter().filter(same).map(PathBuf::as_path))

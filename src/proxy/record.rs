@@ -145,7 +145,7 @@ impl Drop for Exchange {
         let result = if self.complete { self.result } else { Outcome::CallerLeft };
         event.result = Some(result);
         event.outcome = match result {
-            Outcome::Forwarded | Outcome::Remembered | Outcome::Tunnelled => "success",
+            Outcome::Forwarded | Outcome::Tunnelled => "success",
             Outcome::Refused | Outcome::UpstreamFailed | Outcome::CallerLeft | Outcome::Closed => "failure",
         };
         event.response_bytes = Some(self.sent);
