@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::DirEntryExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
@@ -68,10 +68,46 @@ impl CgroupTree {
         Ok(known.get(&id).cloned())
     }
 
-    /// The process ids in the cgroup at `path` (not in those below it).
-    pub fn processes(&self, path: &CgroupPath) -> io::Result<Vec<u32>> {
-        let procs = self.directory(path).join("cgroup.procs");
-        Ok(fs::read_to_string(procs)?.lines().filter_map(|line| line.parse().ok()).collect())
+    /// The process ids in the cgroup at `path` (not in those below it). More than `limit` are an error.
+    pub fn processes(&self, path: &CgroupPath, limit: usize) -> io::Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        members(&self.directory(path), &mut pids, limit)?;
+        Ok(pids)
+    }
+
+    /// The process ids in the cgroup at `path` and in all below it. More than `limit`, of processes or of cgroups, are an
+    /// error.
+    pub fn processes_below(&self, path: &CgroupPath, limit: usize) -> io::Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        let mut pending = vec![self.directory(path)];
+        let mut seen = 0;
+        while let Some(directory) = pending.pop() {
+            seen += 1;
+            match members(&directory, &mut pids, limit) {
+                Ok(()) => {}
+                // A cgroup below may vanish meanwhile. A threaded one does not list its processes, because the one
+                // above it does.
+                Err(error)
+                    if seen > 1
+                        && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::Unsupported) => {}
+                Err(error) => return Err(error),
+            }
+            // A directory's links are two and one for each below it, so most units need not be listed.
+            if fs::metadata(&directory).map_or(0, |directory| directory.nlink()) == 2 {
+                continue;
+            }
+            let Ok(entries) = fs::read_dir(&directory) else { continue };
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    pending.push(entry.path());
+                }
+                if pending.len() + seen > limit {
+                    return Err(io::ErrorKind::QuotaExceeded.into());
+                }
+            }
+        }
+        Ok(pids)
     }
 
     fn directory(&self, path: &CgroupPath) -> PathBuf {
@@ -108,8 +144,22 @@ impl CgroupTree {
     }
 }
 
+/// Adds the processes of one cgroup. A process that this pid namespace does not show is 0 here.
+fn members(directory: &Path, pids: &mut Vec<u32>, limit: usize) -> io::Result<()> {
+    let mut text = String::new();
+    // Room for the longest numbers, and one more.
+    let room = (limit as u64 + 1) * 11;
+    fs::File::open(directory.join("cgroup.procs"))?.take(room).read_to_string(&mut text)?;
+    for line in text.lines() {
+        pids.push(line.parse().map_err(io::Error::other)?);
+        if pids.len() > limit {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+    }
+    Ok(())
+}
+
 fn inode(path: &Path) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
     Ok(fs::metadata(path)?.ino())
 }
 
@@ -145,5 +195,26 @@ mod tests {
         let mut known = HashMap::new();
         assert_eq!(tree.resolve(id, &mut known).unwrap().unwrap().as_str(), "/system.slice/web.service");
         assert_eq!(tree.resolve(u64::MAX, &mut known).unwrap(), None);
+    }
+
+    #[test]
+    fn the_processes_of_a_unit_are_those_of_its_whole_branch_or_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = CgroupTree { mount: root.path().to_owned(), _detached: None };
+        let put = |place: &str, text: &str| {
+            fs::create_dir_all(root.path().join(place)).unwrap();
+            fs::write(root.path().join(place).join("cgroup.procs"), text).unwrap();
+        };
+        put("a.service", "1\n2\n");
+        put("a.service/sub/deep", "3\n");
+        put("a.service/sub", "");
+        let unit = CgroupPath::new("/a.service").unwrap();
+        let mut below = tree.processes_below(&unit, 4).unwrap();
+        below.sort_unstable();
+        assert_eq!(below, [1, 2, 3]);
+        assert_eq!(tree.processes(&unit, 4).unwrap(), [1, 2]);
+        assert!(tree.processes_below(&unit, 2).is_err(), "a shorter list would be a wrong one");
+        assert!(tree.processes(&unit, 1).is_err());
+        assert!(tree.processes_below(&CgroupPath::new("/gone.service").unwrap(), 4).is_err());
     }
 }

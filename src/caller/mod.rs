@@ -8,6 +8,9 @@
 use std::fmt;
 
 pub mod cgroup;
+mod executable;
+mod memory;
+mod process_dir;
 pub mod processes;
 pub mod stamps;
 
@@ -84,6 +87,26 @@ impl CgroupPath {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The cgroup of the service or scope that this one is, or lies below; itself, if there is none.
+    ///
+    /// A unit with a delegated subtree moves its processes about in it, so that a socket's holders need not be in the
+    /// cgroup in which the socket was made.
+    #[must_use]
+    pub fn unit(&self) -> Self {
+        let mut end = 0;
+        for part in self.0.split('/').skip(1) {
+            end += 1 + part.len();
+            match part.rsplit_once('.') {
+                Some((_, "service" | "scope")) => {
+                    return Self(self.0.get(..end).unwrap_or(&self.0).to_owned());
+                }
+                Some((_, "slice")) => {}
+                Some(_) | None => break,
+            }
+        }
+        self.clone()
     }
 }
 
@@ -167,11 +190,34 @@ pub struct Exe {
     /// The path that `/proc/PID/exe` shows, for the log; empty if it cannot be read.
     pub path: String,
     /// Names under which the policy may know this file: non-empty only if the file (by device and inode) is the
-    /// host's, owned by root, writable by nobody else, neither deleted nor in memory, and the process is not
-    /// traced and lives in the host's user namespace, below the host's root directory.
+    /// host's, owned by root, neither writable nor replaceable by anybody else, neither deleted nor in memory, and the
+    /// process is not traced and lives in the host's user namespace, below the host's root directory.
     pub names: Vec<String>,
     /// Why `names` is empty, as a stable code; empty if it is not.
     pub doubt: String,
     /// Lower-case hex SHA-256 of the file, where the policy asks for one.
     pub sha256: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_the_first_service_or_scope_below_slices() {
+        for (path, unit) in [
+            ("/system.slice/a.service", "/system.slice/a.service"),
+            ("/system.slice/a.service/sub/b.service", "/system.slice/a.service"),
+            (
+                "/user.slice/user-1.slice/user@1.service/app.slice/b.service",
+                "/user.slice/user-1.slice/user@1.service",
+            ),
+            ("/machine.slice/c.scope/init", "/machine.slice/c.scope"),
+            ("/docker/0a1b/a.service", "/docker/0a1b/a.service"),
+            ("/system.slice", "/system.slice"),
+            ("/", "/"),
+        ] {
+            assert_eq!(CgroupPath::new(path).unwrap().unit().as_str(), unit);
+        }
+    }
 }

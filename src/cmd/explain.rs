@@ -129,12 +129,13 @@ fn live(pid: u32, policy: &Policy) -> anyhow::Result<Caller> {
         ))
     })?;
     let known = policy.executables().filter(|path| !path.contains('*')).map(PathBuf::from).collect();
-    let table = ProcessTable::new(known).context("/proc/self cannot be read")?;
+    let mut table = ProcessTable::new(known).context("/proc/self cannot be read")?;
     let search = Search {
         cgroup: &path,
         inode: 0,
         uid,
         digest: policy.needs_digest(),
+        decisive: true,
         until: Instant::now() + PATIENCE,
     };
     let processes = match table.identify(pid, &search) {

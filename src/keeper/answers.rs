@@ -9,7 +9,7 @@ use crate::caller::cgroup::CgroupTree;
 use crate::caller::processes::{ProcessTable, Search};
 use crate::caller::{CgroupPath, Process};
 
-use super::protocol::{Answer, HOLDERS_LIMIT, Question};
+use super::protocol::{Answer, Question};
 
 /// How long the keeper looks for a socket's holders: a caller could make that a very long search, and meanwhile
 /// nobody watches over the redirect.
@@ -54,6 +54,7 @@ impl Oracle {
                     inode,
                     uid,
                     digest,
+                    decisive,
                     until,
                 }))
             }
@@ -73,7 +74,6 @@ impl Oracle {
         search: &dyn Fn(&CgroupPath) -> Search<'_>,
     ) -> Option<Vec<Process>> {
         let cgroup = self.path(cgroup_id)?;
-        let holders = self.processes.holders(self.tree.as_ref()?, &search(&cgroup)).ok()?;
-        (holders.len() <= HOLDERS_LIMIT).then_some(holders)
+        self.processes.holders(self.tree.as_ref()?, &search(&cgroup)).ok()
     }
 }

@@ -26,9 +26,6 @@ pub const MESSAGE_BYTES: usize = 128 << 10;
 /// How many descriptors one message may carry; the kernel's own limit is 253.
 pub const DESCRIPTORS: usize = 250;
 
-/// More holders of one socket than this are told as "unknown": nobody shares a connection so widely.
-pub const HOLDERS_LIMIT: usize = 64;
-
 /// What the proxy may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {

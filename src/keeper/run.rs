@@ -1,6 +1,6 @@
 //! The keeper's life: start in order, answer questions, watch over the redirect, reload, end.
 //!
-//! Single-threaded. Everything that can fail at the start fails before the redirect is loaded, so that a guard
+//! One thread, which waits for nobody; what could stop it (other processes' memory) helpers read. Everything that can fail at the start fails before the redirect is loaded, so that a guard
 //! that cannot work changes nothing.
 
 use std::io;

@@ -91,6 +91,16 @@ impl Policy {
         (best.verdict, best.mode) != (worst.verdict, worst.mode)
     }
 
+    /// Whether some request of this caller may depend on which processes hold its socket: an agent whose stamps fit is
+    /// bound to executables.
+    #[must_use]
+    pub fn may_need_processes(&self, caller: &Caller) -> bool {
+        caller.stamps().is_some_and(|stamps| {
+            let mut agents = self.agent_index.candidates(stamps).filter_map(|id| self.agent(id));
+            agents.any(|agent| agent.binds_exe() && agent.fit(stamps, View::Hopeful).grants)
+        })
+    }
+
     fn decide_with(&self, caller: &Caller, asked: &Asked, view: View<'_>) -> Decision {
         let target = match (&asked.target, asked.faults.first()) {
             (Ok(target), None) => target,

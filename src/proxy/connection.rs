@@ -56,6 +56,10 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) -> io::Result<()> {
     let endpoint = Endpoint::new(original.ip(), original.port());
     let started = Instant::now();
     let raw = worker.diag.borrow_mut().stamps(flow);
+    // A client that had reset this connection could have given its port to the one that the kernel has just named.
+    if stream.take_error()?.is_some() {
+        return Ok(());
+    }
     // Counted before the keeper is asked for anything: a flood costs the flooder its own connections.
     let uid = raw.ok().map(|stamps| stamps.uid);
     let counted = worker.shared.census.admit(uid, &policy.settings().limits);
@@ -68,7 +72,11 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) -> io::Result<()> {
         record::closed(&worker, &identity, "not-an-endpoint");
         return reset(&stream);
     }
-    identity.look_up_for_the_log(&worker);
+    if policy.may_need_processes(&identity.caller()) {
+        identity.look_at_first(&worker, policy.needs_digest()).await;
+    } else {
+        identity.look_up_for_the_log(&worker);
+    }
     match policy.catalogue().door(endpoint) {
         Door::Opaque => tunnel::opaque(&worker, &identity, &policy, endpoint, stream).await,
         Door::Http => http(worker, identity, &policy, endpoint, stream).await,

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::audit::event::ProcessSource;
 use crate::caller::stamps::{Flow, RawStamps};
-use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Processes, Stamps, Why};
+use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Process, Processes, Stamps, Why};
 use crate::keeper::protocol::{Answer, Question};
 
 use super::record::Finished;
@@ -28,6 +28,8 @@ pub struct Identity {
     pub attribution: Attribution,
     /// How long it took to find that out.
     pub took: Duration,
+    /// Who held the socket before a byte of it was read, where a rule may want to know.
+    at_first: RefCell<Option<Processes>>,
     lookup: RefCell<Lookup>,
     looked_up: Notify,
 }
@@ -61,6 +63,7 @@ impl Identity {
             flow,
             attribution,
             took: started.elapsed(),
+            at_first: RefCell::new(None),
             lookup: RefCell::new(Lookup::NotAsked),
             looked_up: Notify::new(),
         }
@@ -88,12 +91,24 @@ impl Identity {
     }
 
     /// The caller with the processes that hold its socket at this moment: asked anew each time, because what holds
-    /// a socket can change between two requests.
+    /// a socket can change between two requests. Who held it at first counts, too.
     pub async fn caller_with_processes(&self, worker: &Worker, digest: bool) -> Caller {
         let Some(stamps) = self.stamps() else { return self.caller() };
+        let now = holders(worker, stamps, digest, true).await;
+        self.learn(now.clone(), ProcessSource::Fresh);
+        let processes = with_those_before(now, self.at_first.borrow().as_ref());
+        Caller { attribution: self.attribution.clone(), processes }
+    }
+
+    /// Looks who holds the socket of a new connection, before a byte of it is read.
+    ///
+    /// Whoever made the connection is still there. By the time that a request is judged it may have become the agent's
+    /// program by exec, with a second reference to the socket where nobody sees it.
+    pub async fn look_at_first(&self, worker: &Worker, digest: bool) {
+        let Some(stamps) = self.stamps() else { return };
         let processes = holders(worker, stamps, digest, true).await;
         self.learn(processes.clone(), ProcessSource::Fresh);
-        Caller { attribution: self.attribution.clone(), processes }
+        self.at_first.replace(Some(processes));
     }
 
     /// Starts a look-up for the log's sake, beside the request, unless the uid has used up its share of them.
@@ -188,11 +203,60 @@ async fn cgroup_path(worker: &Worker, raw: RawStamps) -> Option<CgroupPath> {
     Some(path)
 }
 
+/// All who hold the socket now or did before; unknown, if either is.
+fn with_those_before(now: Processes, before: Option<&Processes>) -> Processes {
+    let Some(before) = before else { return now };
+    let (Processes::Holders(mut all), Processes::Holders(before)) = (now, before) else {
+        return Processes::Unknown;
+    };
+    let same = |one: &Process, other: &Process| {
+        (one.pid, one.start_ticks, &one.exe.path, &one.exe.doubt)
+            == (other.pid, other.start_ticks, &other.exe.path, &other.exe.doubt)
+    };
+    for process in before {
+        if !all.iter().any(|holder| same(holder, process)) {
+            all.push(process.clone());
+        }
+    }
+    Processes::Holders(all)
+}
+
 async fn holders(worker: &Worker, stamps: &Stamps, digest: bool, decisive: bool) -> Processes {
     let Stamps { uid, inode, cgroup, .. } = stamps;
     let question = Question::Holders { cgroup_id: cgroup.id, inode: *inode, uid: *uid, digest, decisive };
     match worker.keeper.ask(question).await {
         Some(Answer::Holders(Some(holders))) if !holders.is_empty() => Processes::Holders(holders),
         _ => Processes::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::Exe;
+
+    fn process(pid: u32, path: &str) -> Process {
+        let exe = Exe { path: path.into(), names: vec![path.into()], doubt: String::new(), sha256: None };
+        let (comm, command_line) = (String::new(), String::new());
+        Process { pid, start_ticks: 5, parent: 1, uid: 7, comm, command_line, exe }
+    }
+
+    fn holders(of: &[(u32, &str)]) -> Processes {
+        Processes::Holders(of.iter().map(|(pid, path)| process(*pid, path)).collect())
+    }
+
+    #[test]
+    fn whoever_held_the_socket_at_first_is_not_forgotten() {
+        let now = || holders(&[(1, "/agent")]);
+        assert_eq!(with_those_before(now(), None), now());
+        assert_eq!(with_those_before(now(), Some(&now())), now());
+        let exec = holders(&[(1, "/agent"), (1, "/other")]);
+        assert_eq!(with_those_before(now(), Some(&holders(&[(1, "/other")]))), exec);
+        let passed_on = holders(&[(1, "/agent"), (2, "/agent")]);
+        assert_eq!(with_those_before(now(), Some(&holders(&[(2, "/agent")]))), passed_on);
+        for nobody in [Processes::Unknown, Processes::Skipped] {
+            assert_eq!(with_those_before(now(), Some(&nobody)), Processes::Unknown);
+            assert_eq!(with_those_before(nobody, Some(&now())), Processes::Unknown);
+        }
     }
 }

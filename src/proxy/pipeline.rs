@@ -6,6 +6,7 @@ use std::rc::Rc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
+use crate::caller::Processes;
 use crate::policy::Action;
 
 use super::connection::{Connection, policy_now, strictness};
@@ -32,7 +33,9 @@ pub async fn answer(
         Action::Refuse(refusal) => {
             connection.identity.look_up_ends().await;
             let answer = policy.catalogue().refusal(&asked);
-            Ok(reply::refuse(&answer, &refusal.line(), asked.head.is_none(), exchange))
+            // What was doubted once about a connection's holders stays in doubt: its client had better make a new one.
+            let closes = asked.head.is_none() || caller.processes != Processes::Skipped;
+            Ok(reply::refuse(&answer, &refusal.line(), closes, exchange))
         }
         Action::Forward(permit) => {
             let sent =

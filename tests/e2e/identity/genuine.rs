@@ -53,7 +53,8 @@ fn a_symlink_to_the_genuine_agent_is_the_agent() {
 #[test]
 #[ignore = "needs root: make test runs it"]
 fn an_executable_that_its_user_can_write_or_replace_is_not_believed() {
-    let place = scratch(BOUND_UID);
+    let place = scratch(0);
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let path = place.path().join("agentd");
     let install = |owner: u32, mode: u32| {
         let fresh = place.path().join("fresh");
@@ -77,4 +78,16 @@ fn an_executable_that_its_user_can_write_or_replace_is_not_believed() {
         install(owner, mode);
         assert!(!asks(), "a file that is {what} was believed");
     }
+    // Whoever may rename things there puts another of root's programs in the agent's place.
+    install(0, 0o755);
+    for (what, owner, mode) in
+        [("its user's", BOUND_UID, 0o755), ("everybody's", 0, 0o777), ("a group's", 0, 0o775)]
+    {
+        chown(place.path(), Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(mode)).unwrap();
+        assert!(!asks(), "a file in {what} directory was believed");
+    }
+    chown(place.path(), Some(0), Some(0)).unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    assert!(asks(), "in a directory with the sticky bit nobody replaces what is root's");
 }
