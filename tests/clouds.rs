@@ -197,7 +197,8 @@ fn doors_are_http_only_where_everybody_agrees() {
     let gcp = named(&["gcp"]);
     assert_eq!([plain, tls, grpc].map(|e| gcp.door(e)), [Door::Http, Door::Opaque, Door::Opaque]);
     assert_eq!(named(&["exoscale"]).door(grpc), Door::Http);
-    assert_eq!(named(&["exoscale", "gcp"]).door(grpc), Door::Opaque);
+    assert_eq!(named(&["exoscale", "gcp"]).door(grpc), Door::Either);
+    assert_eq!(named(&["gcp", "exoscale"]).door(grpc), Door::Either);
     assert_eq!(named(&["all"]).door(plain), Door::Http);
     assert_eq!(gcp.door(at("192.0.2.1:80")), Door::Opaque);
 }

@@ -9,9 +9,9 @@
 //!
 //! # When clouds disagree about a door
 //!
-//! An endpoint is read as HTTP only if every chosen cloud that serves it says so. One that speaks TLS or
-//! HTTP/2 there makes it opaque: reading such bytes as HTTP would break them in audit mode, whereas an opaque
-//! door still refuses strangers in enforce mode.
+//! Where one chosen cloud speaks HTTP/1 and another TLS or HTTP/2 (port 8080 of the shared address, on Exoscale and on
+//! Google's cloud), each connection's first bytes tell: they are read and judged, or opaque. A policy's own endpoint
+//! that is opaque is opaque for all.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -324,10 +324,11 @@ fn doors(clouds: &[Arc<Cloud>], shared_only: bool, common: &[Served]) -> HashMap
             |served: &&Served| !shared_only || served.added || served.endpoint.addr == Endpoint::SHARED;
         cloud.served.iter().filter(theirs).map(move |served| (1 << at, served))
     });
-    for (serving, served) in own.chain(common.iter().map(|served| (everybody, served))) {
+    let all: Vec<(u64, &Served)> = own.chain(common.iter().map(|served| (everybody, served))).collect();
+    for (serving, served) in &all {
         let doorway = doors.entry(served.endpoint).or_insert(Doorway {
             serving: 0,
-            door: Door::Http,
+            door: served.door,
             intercept: false,
             proof: Proof::None,
         });
@@ -336,7 +337,12 @@ fn doors(clouds: &[Arc<Cloud>], shared_only: bool, common: &[Served]) -> HashMap
         if served.proof != Proof::None {
             doorway.proof = served.proof;
         }
-        if served.door == Door::Opaque {
+        if doorway.door != served.door {
+            doorway.door = Door::Either;
+        }
+    }
+    for (_, served) in all.iter().filter(|(_, served)| served.added && served.door == Door::Opaque) {
+        if let Some(doorway) = doors.get_mut(&served.endpoint) {
             doorway.door = Door::Opaque;
         }
     }

@@ -40,6 +40,9 @@ pub enum Door {
     Http,
     /// TLS or HTTP/2: the guard sees only that somebody knocks.
     Opaque,
+    /// Clouds that may be meant disagree: HTTP/1 is read and judged, anything else is opaque. The first bytes tell.
+    #[serde(skip)]
+    Either,
 }
 
 /// What a service, or a firewall on the way to it, takes as proof of who connects, besides what is sent. The guard's

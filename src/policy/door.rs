@@ -1,5 +1,5 @@
-//! Opaque doors: TLS and gRPC, behind which the guard cannot read what is asked. The caller alone decides, and only
-//! one who may have everything passes.
+//! Bytes that nobody reads: opaque doors (TLS and gRPC), where the caller alone decides and only one who may have
+//! everything passes, and what audit mode cannot judge. They go upstream by a [`Passage`], as requests go by a permit.
 
 use std::sync::Arc;
 
@@ -16,7 +16,48 @@ fn behind_doors() -> Classes {
     [Class::Credentials, Class::Identity, Class::UserData, Class::Config, Class::Write].into_iter().collect()
 }
 
+/// The right to pass a connection's bytes on unread. Only this room makes one: from a decision at an opaque door, or
+/// for a policy that refuses nothing.
+#[derive(Debug)]
+pub struct Passage(Grounds);
+
+#[derive(Debug)]
+enum Grounds {
+    /// The decision about this caller at an opaque door.
+    Caller(Box<Caller>),
+    /// Audit mode: what cannot be judged passes all the same.
+    Unjudged,
+}
+
+impl Passage {
+    /// Whether this policy would give it again: a passage must not outlive the policy that gave it.
+    #[must_use]
+    pub fn holds(&self, policy: &Policy) -> bool {
+        match &self.0 {
+            Grounds::Caller(caller) => passes(&policy.decide_opaque(caller)),
+            Grounds::Unjudged => !policy.can_refuse(),
+        }
+    }
+}
+
+fn passes(decision: &Decision) -> bool {
+    decision.verdict() == Verdict::Allow || decision.would_deny()
+}
+
 impl Policy {
+    /// Decides about a caller at an opaque door, and lets it pass or not.
+    pub fn knock(&self, caller: Caller) -> (Decision, Option<Passage>) {
+        let decision = self.decide_opaque(&caller);
+        let passage = passes(&decision).then(|| Passage(Grounds::Caller(Box::new(caller))));
+        (decision, passage)
+    }
+
+    /// Lets pass what could not be judged, if this policy refuses nothing.
+    #[must_use]
+    pub fn pass_unjudged(&self) -> Option<Passage> {
+        (!self.can_refuse()).then_some(Passage(Grounds::Unjudged))
+    }
+
     /// Decides whether a caller may pass an opaque door: if its grants cover every class, and no deny rule that is
     /// carried out speaks of it.
     pub fn decide_opaque(&self, caller: &Caller) -> Decision {

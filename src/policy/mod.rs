@@ -13,7 +13,7 @@
 //!   files means nothing.
 //! * An unattributed caller has what `[unattributed]` says, never what `[everyone]` says.
 //! * Doubt about an executable never grants, and never lets a caller slip out of a deny rule.
-//! * Only [`Decision::act`] makes a [`Permit`].
+//! * Only [`Decision::act`] makes a [`Permit`], and only [`Policy::knock`] and [`Policy::pass_unjudged`] a [`Passage`].
 //!
 //! No I/O, no clock: users, groups and detected clouds are data that somebody else read ([`Context`]).
 
@@ -47,6 +47,7 @@ pub use accounts::{Accounts, Context};
 pub use compile::{Compiled, Policy};
 pub use decision::{Action, Decision, Form, Mode, Permit, Refusal, Verdict};
 pub use diagnostic::{Diagnostic, Severity};
+pub use door::Passage;
 pub use places::{Line, Places};
 pub use reason::{ExeDoubt, Reason, Standing};
 pub use settings::{AuditLog, GuardUser, Limits, Settings};

@@ -77,8 +77,17 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) -> io::Result<()> {
     } else {
         identity.look_up_for_the_log(&worker);
     }
-    match policy.catalogue().door(endpoint) {
-        Door::Opaque => tunnel::opaque(&worker, &identity, &policy, endpoint, stream).await,
+    let door = match policy.catalogue().door(endpoint) {
+        Door::Either => {
+            match tokio::time::timeout(first_byte_patience(&policy), tunnel::spoken(&stream)).await {
+                Ok(door) => door?,
+                Err(_) => return Ok(()), // as silent as an idle connection, and ended like one
+            }
+        }
+        door @ (Door::Http | Door::Opaque) => door,
+    };
+    match door {
+        Door::Opaque | Door::Either => tunnel::opaque(&worker, &identity, &policy, endpoint, stream).await,
         Door::Http => http(worker, identity, &policy, endpoint, stream).await,
     }
 }
@@ -176,16 +185,16 @@ impl Connection {
                 Ok(())
             }
             Ending::Reset => self.wire.into_tunnel().map_or(Ok(()), |(stream, _)| reset(&stream)),
-            // A reload may have come between the head that cannot be read and here.
-            Ending::Tunnel(_) if strictness(&policy_now(&self.worker)) == Strictness::Enforce => {
-                record::closed(&self.worker, &self.identity, "unreadable");
-                self.wire.into_tunnel().map_or(Ok(()), |(stream, _)| reset(&stream))
-            }
             Ending::Tunnel(fault) => {
+                let passage = policy_now(&self.worker).pass_unjudged();
+                let Some(passage) = passage else {
+                    // A reload came between the head that cannot be read and here.
+                    record::closed(&self.worker, &self.identity, "unreadable");
+                    return self.wire.into_tunnel().map_or(Ok(()), |(stream, _)| reset(&stream));
+                };
                 record::unjudged(&self.worker, &self.identity, self.endpoint, fault);
                 let Some((stream, unread)) = self.wire.into_tunnel() else { return Ok(()) };
-                let is_over = |policy: &Policy| policy.can_refuse();
-                tunnel::run(&self.worker, stream, &unread, self.route, is_over).await
+                tunnel::run(&self.worker, passage, stream, &unread, self.route).await
             }
         }
     }
@@ -207,6 +216,11 @@ pub(super) fn route(identity: &Identity, policy: &Policy, endpoint: Endpoint) ->
 #[must_use]
 pub fn strictness(policy: &Policy) -> Strictness {
     if policy.can_refuse() { Strictness::Enforce } else { Strictness::Audit }
+}
+
+/// How long a client may keep silent where its first bytes decide what it speaks.
+fn first_byte_patience(policy: &Policy) -> Duration {
+    Duration::from_secs(policy.settings().limits.idle_seconds.into())
 }
 
 fn gate_limits(policy: &Policy) -> GateLimits {

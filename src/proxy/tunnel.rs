@@ -7,13 +7,13 @@ use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
 
 use crate::audit::event::Outcome;
-use crate::cloud::Endpoint;
-use crate::policy::{Decision, Mode, Policy, Verdict};
+use crate::cloud::{Door, Endpoint};
+use crate::policy::{Mode, Passage, Policy};
 
 use super::connection::{linger, policy_now, reset, route};
 use super::identity::Identity;
 use super::record;
-use super::upstream::Route;
+use super::upstream::{self, Route};
 use super::worker::Worker;
 
 /// The port on which a refusal is a TLS alert.
@@ -27,19 +27,21 @@ const TLS_ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
 const BUFFER: usize = 16 << 10;
 
 /// Connects the client to where it meant to go, and passes bytes on until both ends are done, or until a reloaded policy
-/// says that this is over: what audit mode let through unread must not outlive it.
+/// would not give this passage again.
 pub async fn run(
     worker: &Worker,
+    passage: Passage,
     mut client: TcpStream,
     unread: &[u8],
     route: Route,
-    is_over: impl Fn(&Policy) -> bool,
 ) -> io::Result<()> {
-    let Ok(mut service) = route.open(worker).await else { return reset(&client) };
+    let Ok(mut service) = upstream::open_unread(worker, &passage, route).await else {
+        return reset(&client);
+    };
     service.write_all(unread).await?;
     let mut reloads = worker.shared.reloads.subscribe();
     let ends = async {
-        while !is_over(&policy_now(worker)) {
+        while passage.holds(&policy_now(worker)) {
             if reloads.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -69,14 +71,13 @@ pub async fn opaque(
     } else {
         identity.caller()
     };
-    let decision = policy.decide_opaque(&caller);
+    let (decision, passage) = policy.knock(caller);
     let slot = worker.shared.sink.reserve();
     // Behind the door may be credentials, and in enforce mode none is given out without a record.
     let is_recorded = slot.is_some() || decision.mode() == Mode::Audit;
-    if is_recorded && passes(&decision) {
+    if let Some(passage) = passage.filter(|_| is_recorded) {
         record::opaque(worker, identity, &decision, Outcome::Tunnelled, slot);
-        let is_over = |policy: &Policy| !passes(&policy.decide_opaque(&caller));
-        return run(worker, client, &[], route(identity, policy, endpoint), is_over).await;
+        return run(worker, passage, client, &[], route(identity, policy, endpoint)).await;
     }
     record::opaque(worker, identity, &decision, Outcome::Refused, slot);
     if endpoint.port != HTTPS {
@@ -87,6 +88,12 @@ pub async fn opaque(
     Ok(())
 }
 
-fn passes(decision: &Decision) -> bool {
-    decision.verdict() == Verdict::Allow || decision.would_deny()
+/// What a client speaks at a door where either may be meant, by the first bytes that it sends: HTTP/1 begins with a
+/// method, TLS with a record's type, HTTP/2 with `PRI`. What is not plainly HTTP/1 is opaque, which asks for more. A
+/// client that sends less is one that the gate will deal with, whatever follows.
+pub async fn spoken(client: &TcpStream) -> io::Result<Door> {
+    let mut first = [0; 3];
+    let length = client.peek(&mut first).await?;
+    let is_method = first.iter().take(length).all(u8::is_ascii_uppercase) && first != *b"PRI";
+    Ok(if is_method { Door::Http } else { Door::Opaque })
 }

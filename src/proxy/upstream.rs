@@ -1,4 +1,5 @@
-//! The way to the metadata service. Nothing gets there without a [`Permit`].
+//! The way to the metadata service. Nothing gets there without a [`Permit`], or a [`Passage`] for bytes that nobody
+//! reads.
 //!
 //! A connection is driven by the request that uses it, in the same task: a task of its own would cost a wake-up for
 //! every request. Idle connections wait in a pool, last in first out, and are never shared between callers of
@@ -22,7 +23,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 
 use crate::cloud::Proof;
-use crate::policy::{Form, Permit};
+use crate::policy::{Form, Passage, Permit};
 use crate::request::{BodyKind, names};
 
 use super::worker::Worker;
@@ -72,8 +73,8 @@ pub struct Route {
 }
 
 impl Route {
-    /// Opens a connection: the guard's own, or one that the keeper opens.
-    pub async fn open(&self, worker: &Worker) -> io::Result<TcpStream> {
+    /// Opens a connection: the guard's own, or one that the keeper opens. Private to this room, which takes permits.
+    async fn open(&self, worker: &Worker) -> io::Result<TcpStream> {
         let stream = match self.proof {
             Proof::None => TcpStream::connect(self.to).await?,
             Proof::Root => worker.keeper.connect(self.to, false).await?,
@@ -222,6 +223,11 @@ impl Body for RequestBody {
             Self::Client(body) => body.size_hint(),
         }
     }
+}
+
+/// Opens a connection of its own for bytes that are passed on unread.
+pub async fn open_unread(worker: &Worker, _: &Passage, route: Route) -> io::Result<TcpStream> {
+    route.open(worker).await
 }
 
 /// Sends what the permit allows, and nothing else, to the endpoint that the caller meant.

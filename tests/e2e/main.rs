@@ -29,6 +29,7 @@ mod clients;
 mod clouds;
 mod connections;
 mod decisions;
+mod doors;
 mod http;
 mod identity;
 mod lifecycle;

@@ -7,6 +7,7 @@
 //! | [`cgroup`] | control groups that look as systemd's do |
 //! | [`caller`], [`connection`] | programs that ask for metadata as some user, in some unit; curl, or raw bytes |
 //! | [`guard`], [`policy`] | the real binary, with a policy, in the vm |
+//! | [`tls`] | the same cloud behind TLS, and a certificate authority |
 //! | [`event`] | its audit log |
 //! | [`bed`] | all of them together |
 //!
@@ -22,4 +23,5 @@ pub mod guard;
 pub mod netns;
 pub mod policy;
 pub mod simulator;
+pub mod tls;
 pub mod wait;
