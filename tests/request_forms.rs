@@ -33,6 +33,8 @@ struct TargetForm {
 struct QueryForm {
     ask: String,
     pairs: Option<Vec<String>>,
+    #[serde(default)]
+    hidden: Vec<String>,
     fault: Option<String>,
     #[serde(default, rename = "note")]
     _note: String,
@@ -135,9 +137,13 @@ fn targets() {
 fn queries() {
     replay(&forms().unwrap().query, 50, |form| {
         let found = read(&format!("/?{}", form.ask), "a").map(|target| {
-            target.query().pairs().iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+            let written = |pairs: &[(String, String)]| {
+                pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+            };
+            (written(target.query().pairs()), written(target.query().hidden()))
         });
         let wanted = form.pairs.clone().ok_or_else(|| form.fault.clone().unwrap_or_default());
+        let wanted = wanted.map(|pairs| (pairs, form.hidden.clone()));
         equal(&form.ask, &found, &wanted)
     });
 }

@@ -122,10 +122,34 @@ impl Index {
 
     /// What the target touches in the eyes of every cloud that answers at the endpoint.
     pub(super) fn classify(&self, clouds: &[Arc<Cloud>], endpoint: Endpoint, target: &Target) -> Touched {
+        let path = target.path();
+        let mut touched = self.classify_path(clouds, endpoint, target, path.segments());
+        if path.may_begin_with_authority()
+            && let [_, rest @ ..] = path.segments()
+        {
+            let other = self.classify_path(clouds, endpoint, target, rest);
+            touched.classes = touched.classes.union(other.classes.minus(Classes::of(Class::Unknown)));
+            touched.secret_path |= other.secret_path;
+        }
+        // A server that normalises Unicode would read some of these letters as dots and slashes.
+        if !path.is_ascii() {
+            touched.classes = touched.classes.with(Class::Unknown);
+        }
+        touched
+    }
+
+    fn classify_path(
+        &self,
+        clouds: &[Arc<Cloud>],
+        endpoint: Endpoint,
+        target: &Target,
+        path: &[String],
+    ) -> Touched {
         let serving = self.doorway(endpoint).map_or(0, |door| door.serving);
         let (mut plain, mut conditional) = ([Best::NONE; MAX_CLOUDS], [Best::NONE; MAX_CLOUDS]);
         let method = target.method().as_str();
-        for entry in self.candidates(target.path().segments()) {
+        let mut ambiguous = false;
+        for entry in self.candidates(path) {
             if serving & (1 << entry.cloud) == 0 {
                 continue;
             }
@@ -133,14 +157,19 @@ impl Index {
             let board = if row.condition.is_empty() { &mut plain } else { &mut conditional };
             let Some(best) = board.get_mut(usize::from(entry.cloud)) else { continue };
             let speaks = entry.rank >= best.rank
-                && branch.matches(target.path().segments())
+                && branch.matches(path)
                 && cloud.counts_at(row, endpoint.port)
                 && row.condition.holds(target);
             if speaks {
+                ambiguous |= row.condition.is_ambiguous(target);
                 best.take(entry.rank, row, method);
             }
         }
-        sum(clouds, target, plain.iter().zip(&conditional))
+        let mut touched = sum(clouds, target, plain.iter().zip(&conditional));
+        if ambiguous {
+            touched.classes = touched.classes.with(Class::Unknown);
+        }
+        touched
     }
 
     fn candidates<'a>(&'a self, path: &'a [String]) -> impl Iterator<Item = &'a Entry> {

@@ -229,8 +229,19 @@ impl Condition {
                 return target.query().has(key);
             }
             // A service may take the first of repeated keys or the last, so any of them counts.
-            target.query().values(key).any(|value| wanted.iter().any(|one| one.eq_ignore_ascii_case(value)))
+            let mut values = target.query().values(key).map(str::trim);
+            values.any(|value| wanted.iter().any(|one| one.eq_ignore_ascii_case(value)))
         }) && self.headers.iter().all(|test| test.holds(target.head()))
+    }
+
+    /// Whether services could take different values for a key on which the condition rests. One of them may be a
+    /// spelling that only some service knows.
+    pub(super) fn is_ambiguous(&self, target: &Target) -> bool {
+        self.query.iter().filter(|(_, wanted)| !wanted.is_empty()).any(|(key, _)| {
+            let mut values = target.query().values(key);
+            let first = values.next();
+            first.is_some_and(|first| values.any(|other| !other.eq_ignore_ascii_case(first)))
+        })
     }
 }
 

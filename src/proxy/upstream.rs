@@ -241,11 +241,14 @@ pub async fn forward(
     client: Request<Incoming>,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
     let mut request = outgoing(permit, client)?;
-    let idle = owner.and_then(|owner| Some((owner, worker.pool.borrow_mut().take(&owner)?)));
-    if let Some((owner, mut link)) = idle {
+    // A service that does not expect a body may take it for the next request, and would answer whoever is next: such a
+    // connection serves nobody else.
+    let owner_after = owner.filter(|_| request.body().is_end_stream());
+    let idle = owner.and_then(|owner| worker.pool.borrow_mut().take(&owner));
+    if let Some(mut link) = idle {
         let again = repeatable(&request);
         match link.exchange(request).await {
-            Ok(response) => return Ok(streamed(worker, Some(owner), link, response)),
+            Ok(response) => return Ok(streamed(worker, owner_after, link, response)),
             // The service closed the idle connection just as it was used. Only a request of which nothing was sent,
             // or which does the same twice, is sent again, and on a fresh connection.
             Err((error, unsent)) => request = unsent.or(again).ok_or(error)?,
@@ -253,7 +256,7 @@ pub async fn forward(
     }
     let mut link = Link::connect(worker, route).await?;
     match link.exchange(request).await {
-        Ok(response) => Ok(streamed(worker, owner, link, response)),
+        Ok(response) => Ok(streamed(worker, owner_after, link, response)),
         Err((error, _)) => Err(error),
     }
 }

@@ -116,6 +116,7 @@ faults! {
     QueryUtf8Invalid "query-utf8-invalid" "the query is not UTF-8 once decoded"
     QueryKeyNotAscii "query-key-not-ascii" "a query key is not ASCII"
     QueryTraversal "query-traversal" "the query holds a dot-dot path segment"
+    QueryMethodOverride "query-method-override" "the query names another method than the request"
 }
 
 impl Fault {

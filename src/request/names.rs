@@ -44,9 +44,11 @@ const KNOWN: &[Known] = &[
     plain("connection", Role::Hop),
     plain("content-encoding", Role::Single),
     plain("content-length", Role::Framing),
+    plain("content-location", Role::Override),
     plain("content-range", Role::Single),
     plain("content-type", Role::Single),
     plain("date", Role::Single),
+    plain("destination", Role::Override),
     ("domu-request", "domu_request", Role::Single),
     plain("expect", Role::Single),
     plain("fastly-client-ip", Role::Forwarding),
@@ -64,6 +66,7 @@ const KNOWN: &[Known] = &[
     plain("if-range", Role::Single),
     plain("if-unmodified-since", Role::Single),
     plain("keep-alive", Role::Hop),
+    plain("location", Role::Override),
     plain("metadata", Role::Single),
     plain("metadata-flavor", Role::Single),
     plain("metadata-token", Role::Single),
@@ -84,6 +87,8 @@ const KNOWN: &[Known] = &[
     plain("transfer-encoding", Role::Framing),
     plain("true-client-ip", Role::Forwarding),
     plain("upgrade", Role::Upgrade),
+    plain("uri", Role::Override),
+    plain("url", Role::Override),
     plain("user-agent", Role::Single),
     plain("via", Role::Forwarding),
     plain("wl-proxy-client-ip", Role::Forwarding),
@@ -104,9 +109,11 @@ const KNOWN: &[Known] = &[
     plain("x-google-metadata-request", Role::Single),
     plain("x-host", Role::Override),
     plain("x-host-override", Role::Override),
+    plain("x-http-destinationurl", Role::Override),
     plain("x-http-host-override", Role::Override),
     plain("x-http-method", Role::MethodOverride),
     plain("x-http-method-override", Role::MethodOverride),
+    plain("x-http-path-override", Role::Override),
     plain("x-instance-id", Role::Forwarding),
     plain("x-instance-id-signature", Role::Forwarding),
     plain("x-metadata-provider", Role::Forwarding),
@@ -127,27 +134,34 @@ const KNOWN: &[Known] = &[
     plain("x-neutron-network-id", Role::Forwarding),
     plain("x-neutron-router-id", Role::Forwarding),
     plain("x-original-forwarded-for", Role::Forwarding),
-    plain("x-original-host", Role::Override),
-    plain("x-original-path", Role::Override),
-    plain("x-original-uri", Role::Override),
-    plain("x-original-url", Role::Override),
     plain("x-originating-ip", Role::Forwarding),
-    plain("x-override-url", Role::Override),
     plain("x-ovn-network-id", Role::Forwarding),
+    plain("x-path", Role::Override),
     plain("x-proxy-url", Role::Override),
     plain("x-proxyuser-ip", Role::Forwarding),
     plain("x-real-ip", Role::Forwarding),
     plain("x-remote-addr", Role::Forwarding),
     plain("x-remote-ip", Role::Forwarding),
-    plain("x-rewrite-url", Role::Override),
+    plain("x-replaced-path", Role::Override),
+    plain("x-request-uri", Role::Override),
+    plain("x-request-url", Role::Override),
+    plain("x-sendfile", Role::Override),
     plain("x-tenant-id", Role::Forwarding),
+    plain("x-uri", Role::Override),
+    plain("x-url", Role::Override),
     plain("x-volc-ecs-metadata-token", Role::Single),
     plain("x-volc-ecs-metadata-token-ttl-seconds", Role::Single),
     plain("z-forwarded-for", Role::Forwarding),
 ];
 
-/// Families of forwarding headers that proxies add to at will.
-const FORWARDING_PREFIX: &[u8] = b"x-forwarded-";
+/// Families of headers that proxies and frameworks add to at will.
+const FAMILIES: &[(&str, Role)] = &[
+    ("x-accel-", Role::Override),
+    ("x-forwarded-", Role::Forwarding),
+    ("x-original-", Role::Override),
+    ("x-override-", Role::Override),
+    ("x-rewrite-", Role::Override),
+];
 
 /// The longest name that matters, with room to spare; a longer one can only match a prefix.
 const FOLDED: usize = 48;
@@ -179,14 +193,17 @@ pub(super) fn find(name: &[u8]) -> Option<Found> {
     for (slot, byte) in buffer.iter_mut().zip(name) {
         *slot = if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
     }
-    if buffer.starts_with(FORWARDING_PREFIX) {
-        return Some(Found { role: Role::Forwarding, exact: true, index: u8::MAX });
-    }
-    let folded = buffer.get(..name.len())?;
-    let index = KNOWN.binary_search_by(|(known, _, _)| known.as_bytes().cmp(folded)).ok()?;
-    let (_, spelling, role) = KNOWN.get(index)?;
-    let exact = name.eq_ignore_ascii_case(spelling.as_bytes());
-    Some(Found { role: *role, exact, index: u8::try_from(index).ok()? })
+    let known = buffer.get(..name.len()).and_then(|folded| {
+        let index = KNOWN.binary_search_by(|(known, _, _)| known.as_bytes().cmp(folded)).ok()?;
+        let (_, spelling, role) = KNOWN.get(index)?;
+        let exact = name.eq_ignore_ascii_case(spelling.as_bytes());
+        Some(Found { role: *role, exact, index: u8::try_from(index).ok()? })
+    });
+    let family = || {
+        let (_, role) = FAMILIES.iter().find(|(start, _)| buffer.starts_with(start.as_bytes()))?;
+        Some(Found { role: *role, exact: true, index: u8::MAX })
+    };
+    known.or_else(family)
 }
 
 /// Whether a header, in whatever spelling, ends at the guard when it enforces: the headers of one connection,
@@ -228,6 +245,11 @@ mod tests {
     fn prefix_families_are_found_at_any_length() {
         for name in ["X-Forwarded-For", "x_forwarded_prefix", &format!("x-forwarded-{}", "y".repeat(100))] {
             assert_eq!(find(name.as_bytes()).map(|found| found.role), Some(Role::Forwarding), "{name}");
+        }
+        for name in
+            ["X-Original-URL", "x_rewrite_uri", "X-Override-Path", "X-Accel-Redirect", "X-Original-Host"]
+        {
+            assert_eq!(find(name.as_bytes()).map(|found| found.role), Some(Role::Override), "{name}");
         }
         assert_eq!(find(b"x-forward"), None);
         assert_eq!(find(b"accept"), None);

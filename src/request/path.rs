@@ -12,6 +12,7 @@ pub struct Path {
     segments: Vec<String>,
     text: String,
     trailing_slash: bool,
+    doubled: bool,
 }
 
 impl Path {
@@ -32,6 +33,13 @@ impl Path {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether what goes upstream starts with a double slash, so that a server may take the first segment for a host
+    /// and serve what follows it.
+    #[must_use]
+    pub fn may_begin_with_authority(&self) -> bool {
+        self.doubled
     }
 
     /// Whether every character is ASCII. Others may be folded to ASCII by a server, so no rule should grant
@@ -92,7 +100,8 @@ impl<'a> Walk<'a> {
             return Err(Fault::DoubleSlashAuthority);
         }
         // Some clients join a base that ends with a slash and a path that starts with one, and are served.
-        let mut sent = String::from(if doubled && !self.kept.is_empty() { "/" } else { "" });
+        let doubled = doubled && !self.kept.is_empty();
+        let mut sent = String::from(if doubled { "/" } else { "" });
         let mut text = String::new();
         let mut segments = Vec::with_capacity(self.kept.len());
         for (segment, spelling) in &self.kept {
@@ -108,7 +117,7 @@ impl<'a> Walk<'a> {
         if text.is_empty() {
             text.push('/');
         }
-        Ok((Path { segments, text, trailing_slash: self.trailing_slash }, sent))
+        Ok((Path { segments, text, trailing_slash: self.trailing_slash, doubled }, sent))
     }
 }
 

@@ -7,19 +7,21 @@ use super::percent::{Undecodable, decode, has_another_layer};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Query {
     pairs: Vec<(String, String)>,
+    hidden: Vec<(String, String)>,
 }
 
 impl Query {
-    /// Whether a key occurs, with a value or without.
+    /// Whether a key occurs, with a value or without, hidden ones included.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.values(key).next().is_some()
     }
 
-    /// Every value of a key; a bare key has the empty value.
+    /// Every value of a key, hidden ones included; a bare key has the empty value.
     pub fn values(&self, key: &str) -> impl Iterator<Item = &str> {
         self.pairs
             .iter()
+            .chain(&self.hidden)
             .filter(move |(name, _)| name.eq_ignore_ascii_case(key))
             .map(|(_, value)| value.as_str())
     }
@@ -30,6 +32,13 @@ impl Query {
         &self.pairs
     }
 
+    /// What only a server sees that decodes before it splits, or splits at other marks: `a=b%26recursive=true` has a
+    /// hidden `recursive` (Google's own proxy in front of its service once overlooked one).
+    #[must_use]
+    pub fn hidden(&self) -> &[(String, String)] {
+        &self.hidden
+    }
+
     /// Whether there is no key at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -38,30 +47,41 @@ impl Query {
 
     /// Reads an encoded query, without its question mark.
     pub(super) fn read(raw: &str) -> Result<Self, Fault> {
-        let mut pairs = Vec::new();
+        let mut query = Self::default();
         for piece in raw.split(['&', ';']).filter(|piece| !piece.is_empty()) {
-            pairs.push(pair(piece)?);
-            // A server that cuts at another question mark sees other keys; a policy that forbids them must,
-            // too.
-            let (first, hidden) = piece.split_once('?').unwrap_or((piece, ""));
-            if first.len() < piece.len() && !first.contains('=') {
-                pairs.push(pair(first)?);
-            }
-            for hidden in hidden.split('?').filter(|hidden| !hidden.is_empty()) {
-                pairs.push(pair(hidden)?);
-            }
+            let (key, value) = piece.split_once('=').unwrap_or((piece, ""));
+            let (key, value) = (read_text(key)?, read_text(value)?);
+            query.hidden.extend(hidden(&key, &value)?);
+            query.pairs.push((read_key(&key)?, value));
         }
-        Ok(Self { pairs })
+        let overridden = |(key, _): &(String, String)| METHOD_OVERRIDES.contains(&key.as_str());
+        if query.pairs.iter().chain(&query.hidden).any(overridden) {
+            return Err(Fault::QueryMethodOverride);
+        }
+        Ok(query)
     }
 }
 
-fn pair(piece: &str) -> Result<(String, String), Fault> {
-    let (key, value) = piece.split_once('=').unwrap_or((piece, ""));
-    Ok((read_key(key)?, read_text(value)?))
+/// Where some server ends a pair, besides those marks at which all queries are split here.
+const MARKS: [char; 4] = ['&', ';', '?', ','];
+
+/// Keys by which frameworks see another method than the request's.
+const METHOD_OVERRIDES: [&str; 4] =
+    ["_method", "x-http-method", "x-http-method-override", "x-method-override"];
+
+/// The pairs inside a decoded one, but for the one that it is itself.
+fn hidden(key: &str, value: &str) -> Result<Vec<(String, String)>, Fault> {
+    if !key.contains(MARKS) && !key.contains('=') && !value.contains(MARKS) {
+        return Ok(Vec::new());
+    }
+    let whole = format!("{key}={value}");
+    let pieces = whole.split(MARKS).map(|piece| piece.split_once('=').unwrap_or((piece, "")));
+    let others = pieces.filter(|(inner, _)| !inner.trim().is_empty() && *inner != key);
+    others.map(|(inner, value)| Ok((read_key(inner)?, value.to_owned()))).collect()
 }
 
-fn read_key(raw: &str) -> Result<String, Fault> {
-    let text = read_text(raw)?;
+/// A decoded key as servers compare it.
+fn read_key(text: &str) -> Result<String, Fault> {
     if text.contains('%') {
         return Err(Fault::QueryDoubleEncoding);
     }
@@ -69,7 +89,7 @@ fn read_key(raw: &str) -> Result<String, Fault> {
     if !text.is_ascii() {
         return Err(Fault::QueryKeyNotAscii);
     }
-    let name = text.split_once('[').map_or(text.as_str(), |(name, _)| name);
+    let name = text.split_once('[').map_or(text, |(name, _)| name);
     Ok(name.trim().to_ascii_lowercase())
 }
 

@@ -28,6 +28,7 @@ mod audit_mode;
 mod clients;
 mod clouds;
 mod connections;
+mod corpus;
 mod decisions;
 mod doors;
 mod http;
