@@ -41,6 +41,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Follow decisions live
     Tail(TailArgs),
+    /// Show how the running guard is doing: mode, policy, redirect, endpoints, callers, the last denial
+    Status(StatusArgs),
     /// Show, load, remove or verify the redirect
     Redirect(RedirectArgs),
     /// Print the completions of a shell
@@ -257,6 +259,27 @@ pub struct TailArgs {
     /// Stop at the end of the log
     #[arg(long)]
     pub no_follow: bool,
+}
+
+/// `imds-guard status`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Root and the group of the socket may read it. Exits with 1 if the redirect is not in place or a \
+thread of the proxy hangs, with 66 if there is no guard to ask."
+)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "told at ConfigArgs")]
+    pub config: ConfigArgs,
+    /// The guard's status socket; without it, the one that the policy names
+    #[arg(long, value_name = "SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// Print the snapshot as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again and again, every two seconds, until told to stop
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// Which verdicts to show.

@@ -28,6 +28,7 @@
 //! * [`redirect`]: the nftables table that leads connections here.
 //! * [`proxy`]: the unprivileged half. It reads what callers write.
 //! * [`keeper`]: the privileged half. It never does.
+//! * [`observe`]: the guard's own state: a snapshot, metrics.
 //! * [`report`]: reads audit logs back: tables, a page, a proposed policy.
 //! * [`cli`] and [`cmd`]: the command line.
 
@@ -39,6 +40,7 @@ pub mod cloud;
 pub mod cmd;
 mod hex;
 pub mod keeper;
+pub mod observe;
 pub mod policy;
 pub mod proxy;
 pub mod redirect;

@@ -18,6 +18,7 @@ pub mod redirect;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod status;
 pub mod tail;
 pub mod test;
 
@@ -78,6 +79,7 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::Learn(args) => learn::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Redirect(args) => redirect::run(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),

@@ -8,8 +8,10 @@ use std::path::Path;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::cloud::Catalogue;
+use crate::hex;
 use crate::policy::{Accounts, Compiled, Context, Diagnostic, Policy, Source};
 
 use super::files::{self, FileError, Trust};
@@ -38,6 +40,21 @@ impl Bundle {
     /// The policy that the files say, or everything that is wrong with them.
     pub fn compile(&self) -> Result<Compiled, Vec<Diagnostic>> {
         Policy::compile(&self.sources(), &self.context())
+    }
+
+    /// The version of the policy: the beginning of a digest of all that its files say. Files' names count without their
+    /// directory, so that a copy is the same version.
+    #[must_use]
+    pub fn version(&self) -> String {
+        let mut digest = Sha256::new();
+        for (name, text) in &self.files {
+            let name = name.rsplit('/').next().unwrap_or(name);
+            for part in [name, text] {
+                digest.update(part.len().to_le_bytes());
+                digest.update(part);
+            }
+        }
+        hex::encode(digest.finalize().get(..6).unwrap_or_default())
     }
 
     /// The policy files.
@@ -71,6 +88,26 @@ impl Bundle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_version_follows_what_the_files_say() {
+        let bundle = |files: &[(&str, &str)]| Bundle {
+            files: files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
+            passwd: String::new(),
+            group: String::new(),
+            detected: Vec::new(),
+        };
+        let one = bundle(&[("/etc/imds-guard/policy.toml", "mode = \"audit\"")]).version();
+        assert_eq!(one, bundle(&[("policy.toml", "mode = \"audit\"")]).version());
+        assert_eq!(one.len(), 12);
+        for other in [
+            bundle(&[("policy.toml", "mode = \"enforce\"")]),
+            bundle(&[("policy.toml", "mode = \"audit\""), ("10.toml", "")]),
+            bundle(&[("policy.tom", "lmode = \"audit\"")]),
+        ] {
+            assert_ne!(one, other.version(), "{other:?}");
+        }
+    }
 
     #[test]
     fn a_sealed_bundle_reads_back_and_cannot_be_changed() {

@@ -13,4 +13,5 @@ pub mod protocol;
 pub mod proxy;
 pub mod replies;
 pub mod run;
+pub mod status;
 pub mod upstream;

@@ -16,6 +16,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::caller::Process;
+use crate::observe::Health;
 
 /// The length of every message from the proxy, in bytes.
 pub const QUESTION_BYTES: usize = 48;
@@ -163,7 +164,7 @@ pub enum LogKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// The first order: everything that the proxy needs. With it come the policy bundle, the audit log, the
-    /// listeners, and one question channel per worker.
+    /// listeners, the status doors, and one question channel per worker.
     Start {
         /// The uid to become.
         uid: u32,
@@ -173,6 +174,10 @@ pub enum Order {
         log: LogKind,
         /// How many listeners come along: for each endpoint one per worker, the workers in turn.
         listeners: usize,
+        /// Whether the unix socket for the status comes along.
+        status: bool,
+        /// Whether the loopback listener for the metrics comes along.
+        metrics: bool,
         /// How many question channels come along: one per worker.
         workers: usize,
         /// How often each worker is to say that it is not stuck, in milliseconds; 0 is never.
@@ -180,6 +185,8 @@ pub enum Order {
     },
     /// These are the addresses of this network namespace's interfaces, each with its interface's number.
     Interfaces(Vec<(IpAddr, u32)>),
+    /// How the keeper's own work stands, for whoever reads the status.
+    Health(Health),
     /// Take the policy bundle that comes along.
     Reload,
     /// Go on logging to the descriptor that comes along.

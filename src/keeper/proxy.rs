@@ -8,10 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use crate::audit::Destination;
+use crate::observe::Health;
 use crate::redirect::Interface;
 
 use super::bundle::Bundle;
 use super::protocol::{self, LogKind, Order};
+use super::status::StatusDoors;
 
 /// How long the end of a killed proxy is waited for.
 const KILL_PATIENCE_MS: u32 = 1000;
@@ -47,6 +49,7 @@ impl ProxyProcess {
         bundle: &Bundle,
         log: &Destination,
         listeners: &[TcpListener],
+        doors: &StatusDoors,
     ) -> io::Result<Self> {
         let (orders, far_orders) = protocol::channel()?;
         let channels: Vec<(OwnedFd, OwnedFd)> =
@@ -64,12 +67,16 @@ impl ProxyProcess {
         let sealed = bundle.seal()?;
         let mut descriptors = vec![sealed.as_fd(), log_descriptor(log)];
         descriptors.extend(listeners.iter().map(AsFd::as_fd));
+        descriptors.extend(doors.unix.iter().map(AsFd::as_fd));
+        descriptors.extend(doors.loopback.iter().map(AsFd::as_fd));
         descriptors.extend(far.iter().map(AsFd::as_fd));
         let start = Order::Start {
             uid: role.uid,
             gid: role.gid,
             log: log_kind(log),
             listeners: listeners.len(),
+            status: doors.unix.is_some(),
+            metrics: doors.loopback.is_some(),
             workers: far.len(),
             alive_ms: role.alive_ms,
         };
@@ -85,6 +92,13 @@ impl ProxyProcess {
             interface.v4.map(IpAddr::V4).into_iter().chain(v6).map(|addr| (addr, interface.index))
         });
         self.order(&Order::Interfaces(addresses.collect()), &[])
+    }
+
+    /// Tells how the keeper's own work stands. Only whoever looks at the status would miss it.
+    pub fn tell_health(&self, health: Health) {
+        if let Err(error) = self.order(&Order::Health(health), &[]) {
+            tracing::debug!(%error, "the proxy was not told of the redirect");
+        }
     }
 
     /// Hands over a new policy.

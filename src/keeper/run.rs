@@ -16,6 +16,7 @@ use sd_notify::NotifyState;
 
 use crate::audit::Destination;
 use crate::cloud::Endpoint;
+use crate::observe::{Health, Moment};
 use crate::policy::Policy;
 use crate::redirect::apply::{Loaded, Nft};
 use crate::redirect::interfaces::{self, AddressWatch};
@@ -29,6 +30,7 @@ use super::files::{self, Trust};
 use super::plan::{beat_period, compile, executables, role, wanted};
 use super::protocol::{self, QUESTION_BYTES};
 use super::proxy::ProxyProcess;
+use super::status::StatusDoors;
 use super::{host, listeners, privileges, replies};
 
 /// How long requests under way may go on after SIGTERM.
@@ -76,6 +78,9 @@ struct Keeper {
     /// Kept open, though the proxy accepts: connections that arrive while a proxy ends are not refused.
     listeners: Vec<TcpListener>,
     proxy: ProxyProcess,
+    /// Where the proxy shows the status; kept to take its name away at the end.
+    doors: StatusDoors,
+    health: Health,
     /// When each worker was last heard of.
     heard: Vec<Instant>,
     oracle: Oracle,
@@ -100,7 +105,8 @@ impl Keeper {
         let listeners = listeners::open(&doors, role.workers)
             .map_err(|(port, cause)| KeeperError::Listen { port, cause })?;
         let oracle = Oracle::new(executables(&policy))?;
-        let proxy = ProxyProcess::start(role, &bundle, &log, &listeners)?;
+        let status = StatusDoors::open(policy.settings(), role.gid);
+        let proxy = ProxyProcess::start(role, &bundle, &log, &listeners, &status)?;
         if let Err(reason) = replies::await_ready(&proxy) {
             proxy.kill();
             return Err(KeeperError::Proxy(reason));
@@ -125,6 +131,8 @@ impl Keeper {
             log,
             listeners,
             proxy,
+            doors: status,
+            health: Health { in_place: true, since: Moment::now(), ..Health::default() },
             heard: vec![Instant::now(); role.workers],
             oracle,
             nft,
@@ -138,6 +146,7 @@ impl Keeper {
 
     fn keep(mut self) -> Result<(), KeeperError> {
         let watchdog = beat_period();
+        self.proxy.tell_health(self.health);
         notify(&[NotifyState::Ready, NotifyState::Status(&self.status())]);
         tracing::info!(mode = ?self.policy.mode(), endpoints = self.wanted.doors.len(), "guarding");
         let mut beat = Instant::now();
@@ -236,6 +245,9 @@ impl Keeper {
         }
         tracing::error!("the redirect was changed or removed by somebody else");
         self.tell("redirect-tampered", "the redirect was changed or removed by somebody else");
+        // The kernel tells one change in several notices.
+        self.health.tampered += u64::from(self.health.in_place);
+        self.redirect_is(false);
         if self.policy.settings().self_heal {
             self.load();
         }
@@ -246,13 +258,25 @@ impl Keeper {
             Ok(loaded) => {
                 self.loaded = Some(loaded);
                 tracing::info!("the redirect is in place");
+                self.redirect_is(true);
             }
             Err(error) => {
                 tracing::error!(%error, "the redirect could not be loaded");
                 self.tell("redirect-failed", "the redirect could not be loaded");
+                self.health.failed += 1;
+                self.redirect_is(false);
             }
         }
         // The watch has seen this too, and is not emptied: somebody else's change may be among what it has seen.
+    }
+
+    /// Notes whether the redirect is in place, for whoever reads the status.
+    fn redirect_is(&mut self, in_place: bool) {
+        if self.health.in_place != in_place {
+            self.health.since = Moment::now();
+        }
+        self.health.in_place = in_place;
+        self.proxy.tell_health(self.health);
     }
 
     /// Takes all waiting signals; whether one of them means to stop.
@@ -274,7 +298,11 @@ impl Keeper {
             NotifyState::Reloading,
             NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Reloading),
         ]);
-        match self.try_reload() {
+        let reloaded = self.try_reload();
+        self.health.is_outdated = reloaded.is_err();
+        self.health.refused_reloads += u64::from(reloaded.is_err());
+        self.proxy.tell_health(self.health);
+        match reloaded {
             Ok(()) => tracing::info!(mode = ?self.policy.mode(), "the policy was reloaded"),
             Err(error) => {
                 tracing::error!(%error, "the policy was not reloaded; the old one stays in force");
@@ -340,6 +368,7 @@ impl Keeper {
         if self.wanted.direction == Direction::Open {
             self.loaded = None; // before the listeners: nobody is to be led to a closed port
         }
+        self.doors.close();
         let status = self.proxy.wait()?;
         self.tell("proxy-ended", "the proxy ended unexpectedly");
         Err(KeeperError::ProxyEnded(status))
@@ -349,6 +378,7 @@ impl Keeper {
     /// goes when the last request is answered.
     fn stop(mut self) -> Result<(), KeeperError> {
         notify(&[NotifyState::Stopping]);
+        self.doors.close();
         if let Some(loaded) = &mut self.loaded
             && let Err(error) = loaded.let_new_connections_pass()
         {

@@ -76,10 +76,16 @@ impl Accounts {
         }
     }
 
+    /// The gid of a group that is named, or given as a number.
+    #[must_use]
+    pub fn gid(&self, group: &str) -> Option<u32> {
+        group.parse().ok().or_else(|| self.groups.get(group).map(|group| group.gid))
+    }
+
     /// The uids of a group's members: those whose primary group it is, and those that /etc/group lists.
     #[must_use]
     pub fn members(&self, group: &str) -> Option<BTreeSet<u32>> {
-        let gid: u32 = group.parse().ok().or_else(|| self.groups.get(group).map(|group| group.gid))?;
+        let gid = self.gid(group)?;
         let primary = self.users.values().filter(|user| user.gid == gid).map(|user| user.uid);
         let listed = self.groups.values().filter(|group| group.gid == gid).flat_map(|group| &group.members);
         let listed = listed.filter_map(|name| self.users.get(name)).map(|user| user.uid);

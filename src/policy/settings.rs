@@ -1,5 +1,7 @@
 //! `[guard]`: the daemon itself.
 
+use std::net::SocketAddr;
+
 use toml::Spanned;
 
 use super::accounts::Accounts;
@@ -21,6 +23,12 @@ pub struct Settings {
     pub workers: Option<u16>,
     /// Whether a redirect that somebody else removed is put back.
     pub self_heal: bool,
+    /// The unix socket at which the guard shows its status; `None` for nowhere.
+    pub status_socket: Option<String>,
+    /// The group that may open it beside root; `None` for the guard's own.
+    pub status_gid: Option<u32>,
+    /// The loopback address and port at which the guard shows its metrics; `None` for nowhere.
+    pub metrics: Option<SocketAddr>,
     /// What callers may use up.
     pub limits: Limits,
 }
@@ -98,6 +106,9 @@ pub(super) fn read(document: &Document, accounts: &Accounts, report: &mut Report
         port: u16::try_from(port).unwrap_or(169),
         workers: workers.and_then(|workers| u16::try_from(workers).ok()),
         self_heal: table.self_heal.unwrap_or(true),
+        status_socket: status_socket(document, table.status_socket.as_ref(), report),
+        status_gid: status_gid(document, table, accounts, report),
+        metrics: metrics(document, table.metrics.as_ref(), report),
         limits,
     }
 }
@@ -201,6 +212,56 @@ fn audit_log(document: &Document, value: Option<&Name>, report: &mut Report<'_>)
             AuditLog::Stdout
         }
     }
+}
+
+/// The longest name of a unix socket (unix(7)).
+const SOCKET_BYTES: usize = 107;
+
+fn status_socket(document: &Document, value: Option<&Name>, report: &mut Report<'_>) -> Option<String> {
+    let value = value?;
+    let path = value.get_ref();
+    if is_absolute(path) && path.len() <= SOCKET_BYTES {
+        return Some(path.clone());
+    }
+    let place = document.place(value.span());
+    let message = format!("`status-socket` is an absolute path of at most {SOCKET_BYTES} bytes");
+    report.error("status-socket", message, &place).help("such as \"/run/imds-guard/status.sock\"");
+    None
+}
+
+fn status_gid(
+    document: &Document,
+    table: &GuardTable,
+    accounts: &Accounts,
+    report: &mut Report<'_>,
+) -> Option<u32> {
+    let groups = table.status_group.as_ref()?.0.as_slice();
+    let [group] = groups else {
+        let place = Place { source: document.source, span: groups.first().map(Spanned::span) };
+        report.error("status-group", "the status socket has exactly one group", &place);
+        return None;
+    };
+    let gid = accounts.gid(group.get_ref());
+    if gid.is_none() {
+        let place = document.place(group.span());
+        let message = format!("this machine has no group `{}` for the status socket", group.get_ref());
+        report.warning("unknown-group", message, &place).help("the guard's own group has it instead");
+    }
+    gid
+}
+
+/// Loopback alone: what the network can reach, the metadata service's attackers can reach.
+fn metrics(document: &Document, value: Option<&Name>, report: &mut Report<'_>) -> Option<SocketAddr> {
+    let value = value?;
+    let addr = value.get_ref().parse::<SocketAddr>().ok();
+    let addr = addr.filter(|addr| addr.ip().is_loopback() && addr.port() != 0);
+    if addr.is_none() {
+        let place = document.place(value.span());
+        report
+            .error("metrics", "`metrics` is a loopback address and a port", &place)
+            .help("such as \"127.0.0.1:9169\": a collector on this machine carries them further");
+    }
+    addr
 }
 
 /// An absolute path without steps upwards: what is checked (the directory's owner) must be what is opened.

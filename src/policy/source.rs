@@ -34,6 +34,9 @@ pub(super) struct GuardTable {
     pub(super) port: Option<Spanned<i64>>,
     pub(super) workers: Option<Spanned<i64>>,
     pub(super) self_heal: Option<bool>,
+    pub(super) status_socket: Option<Name>,
+    pub(super) status_group: Option<Ids>,
+    pub(super) metrics: Option<Name>,
     pub(super) limits: Option<LimitsTable>,
 }
 

@@ -160,6 +160,24 @@ fn settings_have_defaults_and_ranges() {
         let found = findings(&[source("p", &format!("mode = \"audit\"\n[guard]\n{bad}\n"))]);
         assert!(found.iter().any(|one| one.severity == Severity::Error), "{bad}");
     }
+    let status = "mode = \"audit\"\n[guard]\nstatus-socket = \"/run/x/s.sock\"\nstatus-group = 4\nmetrics = \"[::1]:9169\"\n";
+    let settings = policy(status).settings().clone();
+    assert_eq!((settings.status_socket.as_deref(), settings.status_gid), (Some("/run/x/s.sock"), Some(4)));
+    assert_eq!(settings.metrics, "[::1]:9169".parse().ok());
+    let long = format!("status-socket = \"/{}\"", "x".repeat(107));
+    for (bad, code) in [
+        ("metrics = \"0.0.0.0:9169\"", "metrics"),
+        ("metrics = \"10.0.0.1:9169\"", "metrics"),
+        ("metrics = \"127.0.0.1:0\"", "metrics"),
+        ("metrics = \"9169\"", "metrics"),
+        ("status-socket = \"status.sock\"", "status-socket"),
+        ("status-socket = \"/run/../etc/s\"", "status-socket"),
+        (&*long, "status-socket"),
+        ("status-group = [1, 2]", "status-group"),
+        ("status-group = \"ghosts\"", "unknown-group"),
+    ] {
+        assert_eq!(codes(&format!("mode = \"audit\"\n[guard]\n{bad}\n")), [code], "{bad}");
+    }
     for key in ["connections", "connections-per-uid", "head-bytes", "headers", "head-seconds", "idle-seconds"]
     {
         for value in ["-1", "0", "9999999999"] {

@@ -68,6 +68,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) -> io::Result<()> {
         return reset(&stream);
     }
     let identity = Rc::new(Identity::of(&worker, flow, raw, started).await);
+    worker.counters.connected(&identity.attribution, identity.took);
     if !policy.catalogue().serves(endpoint) {
         record::closed(&worker, &identity, "not-an-endpoint");
         return reset(&stream);

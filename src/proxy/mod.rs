@@ -1,13 +1,15 @@
 //! The unprivileged half: it reads what callers write, judges it, and speaks to the metadata service.
 //!
 //! [`pipeline`] is the sentence of the crate's documentation, read top to bottom. [`wire`] puts the gate under
-//! hyper's server; [`upstream`] takes permits; [`record`] turns each exchange into one event.
+//! hyper's server; [`upstream`] takes permits; [`record`] turns each exchange into one event;
+//! [`observer`] shows what the workers count.
 
 pub mod connection;
 pub mod flow;
 pub mod identity;
 pub mod keeper_line;
 pub mod limits;
+pub mod observer;
 pub mod pipeline;
 pub mod record;
 pub mod reply;

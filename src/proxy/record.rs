@@ -75,6 +75,7 @@ impl Exchange {
         describe_asked(event, asked);
         event.session = policy.catalogue().session_version(asked);
         describe_decision(event, decision);
+        self.connection.worker.counters.decided(asked, decision);
         self.upstream_since = Some(Instant::now());
     }
 
@@ -150,7 +151,9 @@ impl Drop for Exchange {
         };
         event.response_bytes = Some(self.sent);
         event.duration_ns = u64::try_from(self.started.elapsed().as_nanos()).ok();
-        self.connection.identity.conclude(Finished { event, slot: self.slot.take() });
+        let Connection { worker, identity, endpoint, .. } = &*self.connection;
+        worker.counters.ended(&identity.attribution, *endpoint, &event);
+        identity.conclude(Finished { event, slot: self.slot.take() });
     }
 }
 
@@ -174,6 +177,7 @@ pub fn closed(worker: &Worker, identity: &Identity, reason: &'static str) {
     event.reason = Some(reason.into());
     describe_flow(&mut event, identity.flow);
     describe_identity(&mut event, identity);
+    worker.counters.closed();
     worker.shared.sink.tell(&event);
 }
 
@@ -183,6 +187,7 @@ pub fn flood(worker: &Worker, flow: Flow, uid: Option<u32>, exceeded: Exceeded) 
         Exceeded::Total => "too-many-connections",
         Exceeded::PerUid => "too-many-connections-of-uid",
     };
+    worker.counters.over_limit(exceeded == Exceeded::PerUid);
     if let Some(count) = worker.floods.count(Instant::now()) {
         let mut event = Event::now(worker.event_id(), Action::Aggregate);
         event.outcome = "failure";
@@ -211,6 +216,8 @@ pub fn unjudged(worker: &Worker, identity: &Identity, endpoint: Endpoint, fault:
     event.destination_ip = Some(endpoint.addr);
     describe_flow(&mut event, identity.flow);
     describe_identity(&mut event, identity);
+    worker.counters.unjudged(fault.code());
+    worker.counters.ended(&identity.attribution, endpoint, &event);
     worker.shared.sink.tell(&event);
 }
 
@@ -228,6 +235,9 @@ pub fn opaque(
     describe_flow(&mut event, identity.flow);
     describe_identity(&mut event, identity);
     describe_decision(&mut event, decision);
+    let original = identity.flow.original.0;
+    worker.counters.decided_unread(decision);
+    worker.counters.ended(&identity.attribution, Endpoint::new(original.ip(), original.port()), &event);
     if let Some(slot) = slot {
         slot.send(&event);
     }

@@ -14,17 +14,19 @@ use arc_swap::ArcSwap;
 use rustix::net::RecvFlags;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::audit::{Destination, Sink};
 use crate::caller::stamps::SockDiag;
 use crate::keeper::bundle::Bundle;
 use crate::keeper::protocol::{self, LogKind, MESSAGE_BYTES, Order, Question};
+use crate::observe::{Counters, Moment};
 use crate::policy::Policy;
 
 use super::connection;
 use super::keeper_line::KeeperLine;
 use super::limits::{Census, Flood, LookupBudget, Roll};
+use super::observer::{self, Ask, Doors, Known};
 use super::sandbox::{self, SandboxError};
 use super::upstream::Pool;
 use super::worker::{Shared, Worker};
@@ -69,7 +71,7 @@ pub fn run() -> Result<(), ProxyError> {
             "this kernel has no Landlock: the proxy is held by its uid and the system-call filter alone"
         );
     }
-    serve(&orders, start.log, start.listeners, start.channels, diags, policy, start.alive_ms)
+    serve(&orders, start, diags, policy)
 }
 
 /// The first order with everything that came along.
@@ -79,6 +81,7 @@ struct Start {
     bundle: Bundle,
     log: Destination,
     listeners: Vec<StdListener>,
+    doors: Doors,
     channels: Vec<OwnedFd>,
     alive_ms: u64,
 }
@@ -86,10 +89,10 @@ struct Start {
 impl Start {
     fn receive(orders: &OwnedFd) -> Result<Self, ProxyError> {
         let (order, descriptors) = receive(orders).ok_or(ProxyError::Orders)?;
-        let Order::Start { uid, gid, log, listeners, workers, alive_ms } = order else {
+        let Order::Start { uid, gid, log, listeners, status, metrics, workers, alive_ms } = order else {
             return Err(ProxyError::Orders);
         };
-        if descriptors.len() != 2 + listeners + workers {
+        if descriptors.len() != 2 + listeners + usize::from(status) + usize::from(metrics) + workers {
             return Err(ProxyError::Orders);
         }
         let mut descriptors = descriptors.into_iter();
@@ -100,6 +103,10 @@ impl Start {
             bundle: Bundle::unseal(next()?)?,
             log: destination(log, next()?),
             listeners: (0..listeners).map(|_| Ok(next()?.into())).collect::<Result<_, ProxyError>>()?,
+            doors: Doors {
+                unix: status.then(&mut next).transpose()?.map(Into::into),
+                loopback: metrics.then(&mut next).transpose()?.map(Into::into),
+            },
             channels: descriptors.collect(),
             alive_ms,
         })
@@ -119,19 +126,13 @@ fn destination(kind: LogKind, descriptor: OwnedFd) -> Destination {
     }
 }
 
-fn serve(
-    orders: &OwnedFd,
-    log: Destination,
-    listeners: Vec<StdListener>,
-    channels: Vec<OwnedFd>,
-    diags: Vec<SockDiag>,
-    policy: Policy,
-    alive_ms: u64,
-) -> Result<(), ProxyError> {
+fn serve(orders: &OwnedFd, start: Start, diags: Vec<SockDiag>, policy: Policy) -> Result<(), ProxyError> {
+    let Start { bundle, log, listeners, doors, channels, alive_ms, .. } = start;
     let (sink, writer) = Sink::start(log)?;
     let (drain, draining) = watch::channel(None);
     let shared = Arc::new(Shared {
         policy: ArcSwap::from_pointee(policy),
+        known: ArcSwap::from_pointee(Known::at_start(bundle.version())),
         interfaces: ArcSwap::default(),
         reloads: watch::Sender::new(0),
         alive_every: Duration::from_millis(alive_ms),
@@ -141,6 +142,7 @@ fn serve(
         run_id: run_id()?,
     });
     let mut workers = Vec::new();
+    let mut asked = Vec::new();
     let count = channels.len();
     let mut dealt: Vec<Vec<StdListener>> = (0..count).map(|_| Vec::new()).collect();
     for (listener, worker) in listeners.into_iter().zip((0..count).cycle()) {
@@ -150,11 +152,14 @@ fn serve(
     }
     for (index, ((channel, diag), listeners)) in channels.into_iter().zip(diags).zip(dealt).enumerate() {
         let shared = Arc::clone(&shared);
+        let (ask, asks) = mpsc::channel(1);
+        asked.push(ask);
         let worker = thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || work(index, shared, channel, diag, listeners))?;
+            .spawn(move || work(index, shared, channel, diag, listeners, asks))?;
         workers.push(worker);
     }
+    let observer = observer::start(&shared, asked, doors)?;
     protocol::send(orders, &Question::Ready.encode(0), &[])?;
     let patience = obey(orders, &shared);
     let deadline = Instant::now() + patience;
@@ -165,6 +170,7 @@ fn serve(
             tracing::error!("a worker failed");
         }
     }
+    let _ = observer.map(thread::JoinHandle::join);
     sink.close();
     let _ = writer.join();
     Ok(())
@@ -182,6 +188,7 @@ fn obey(orders: &OwnedFd, shared: &Shared) -> Duration {
                 }
             }
             (Order::Interfaces(interfaces), None) => shared.interfaces.store(Arc::new(interfaces)),
+            (Order::Health(health), None) => change(&shared.known, |known| known.health = health),
             (Order::Rotate(kind), Some(descriptor)) => shared.sink.redirect(destination(kind, descriptor)),
             (Order::Drain { patience_ms }, _) => return Duration::from_millis(patience_ms),
             (order, _) => tracing::error!(?order, "an order came without what belongs to it"),
@@ -193,14 +200,27 @@ fn obey(orders: &OwnedFd, shared: &Shared) -> Duration {
 /// The keeper has compiled this very policy before; one that fails here would be a difference between two
 /// processes of one program, and the old policy stays.
 fn reload(memory: OwnedFd, shared: &Shared) -> bool {
-    let compiled = Bundle::unseal(memory).ok().and_then(|bundle| bundle.compile().ok());
-    let Some(compiled) = compiled else {
+    let compiled =
+        Bundle::unseal(memory).ok().and_then(|bundle| Some((bundle.version(), bundle.compile().ok()?)));
+    let Some((version, compiled)) = compiled else {
         tracing::error!("the reloaded policy does not compile here; the old one stays in force");
         return false;
     };
     shared.policy.store(Arc::new(compiled.policy));
     shared.reloads.send_modify(|count| *count += 1);
+    change(&shared.known, |known| {
+        known.policy_version = version;
+        known.policy_loaded = Moment::now();
+        known.reloads += 1;
+    });
     true
+}
+
+/// Changes what the status tells. Only the thread that obeys orders does.
+fn change(known: &ArcSwap<Known>, how: impl FnOnce(&mut Known)) {
+    let mut changed = Known::clone(&known.load());
+    how(&mut changed);
+    known.store(Arc::new(changed));
 }
 
 /// A number that no other run is likely to have.
@@ -217,6 +237,7 @@ fn work(
     channel: OwnedFd,
     diag: SockDiag,
     listeners: Vec<StdListener>,
+    asks: mpsc::Receiver<Ask>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async move {
@@ -232,11 +253,13 @@ fn work(
             lookups: LookupBudget::default(),
             resolutions: LookupBudget::default(),
             floods: Flood::default(),
+            counters: Counters::default(),
             busy: tokio::sync::Notify::new(),
             index,
             events: std::cell::Cell::new(0),
         });
         tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+        tokio::task::spawn_local(observer::tell(Rc::clone(&worker), asks));
         if !worker.shared.alive_every.is_zero() {
             tokio::task::spawn_local(tell_alive(Rc::clone(&worker)));
         }

@@ -12,10 +12,12 @@ use arc_swap::ArcSwap;
 use crate::audit::Sink;
 use crate::caller::CgroupPath;
 use crate::caller::stamps::SockDiag;
+use crate::observe::Counters;
 use crate::policy::Policy;
 
 use super::keeper_line::KeeperLine;
 use super::limits::{Census, Flood, LookupBudget, Roll};
+use super::observer::Known;
 use super::upstream::Pool;
 
 /// What all workers share.
@@ -23,6 +25,8 @@ use super::upstream::Pool;
 pub struct Shared {
     /// The policy in force; a reload exchanges it, and every request loads it anew.
     pub policy: ArcSwap<Policy>,
+    /// What the status tells of the policy and of the keeper.
+    pub known: ArcSwap<Known>,
     /// The addresses of this network namespace's interfaces, each with its interface's number.
     pub interfaces: ArcSwap<Vec<(IpAddr, u32)>>,
     /// Changes with every reload: what was decided for good has to be decided again.
@@ -61,6 +65,8 @@ pub struct Worker {
     pub resolutions: LookupBudget,
     /// Connections that were refused because of a limit.
     pub floods: Flood,
+    /// What it has counted.
+    pub counters: Counters,
     /// Told when a connection comes in: the sweep has something to do.
     pub busy: tokio::sync::Notify,
     /// Which worker this is.

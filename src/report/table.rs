@@ -21,6 +21,12 @@ impl Table {
         Self { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()], right }
     }
 
+    /// A table without headings: names and what they stand for.
+    #[must_use]
+    pub fn headless() -> Self {
+        Self { rows: Vec::new(), right: &[] }
+    }
+
     /// Adds a row.
     pub fn row<'a>(&mut self, cells: impl IntoIterator<Item = &'a str>) {
         self.rows.push(cells.into_iter().map(|cell| escape::terminal(cell).into_owned()).collect());

@@ -40,4 +40,6 @@ mod odd_sockets;
 mod privileges;
 mod redirect_command;
 mod reload;
+mod status;
+mod tools;
 mod upstream;

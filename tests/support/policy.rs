@@ -16,6 +16,7 @@ pub struct Policy {
     user: String,
     cloud: &'static str,
     everyone: &'static str,
+    guard: String,
     more: String,
 }
 
@@ -30,6 +31,7 @@ impl Policy {
             user: GUARD_UID.to_string(),
             cloud: "all",
             everyone: r#""config", "session""#,
+            guard: String::new(),
             more: tables,
         }
     }
@@ -64,6 +66,12 @@ impl Policy {
         Self { more: String::new(), ..self }
     }
 
+    /// With one more key of `[guard]`; `{dir}` in it is the directory of the guard's files.
+    pub fn guard_key(mut self, line: &str) -> Self {
+        let _ = writeln!(self.guard, "{line}");
+        self
+    }
+
     /// With more tables.
     pub fn with(mut self, tables: &str) -> Self {
         let _ = writeln!(self.more, "\n{tables}");
@@ -72,11 +80,12 @@ impl Policy {
 
     /// The policy's text, for a guard whose files are in this directory.
     pub fn text(&self, dir: &Path) -> String {
-        let Self { mode, user, cloud, everyone, more } = self;
+        let Self { mode, user, cloud, everyone, guard, more } = self;
         let dir = dir.display();
+        let guard = guard.replace("{dir}", &dir.to_string());
         format!(
             "mode = \"{mode}\"\ncloud = \"{cloud}\"\n\n[guard]\nuser = \"{user}\"\n\
-             audit-log = \"{dir}/audit.jsonl\"\n\n\
+             audit-log = \"{dir}/audit.jsonl\"\n{guard}\n\
              [everyone]\nallow = [{everyone}]\n\n{more}"
         )
     }
