@@ -40,7 +40,7 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let watcher = recorder(arguments.record.as_deref())?;
-    let options = Options { v2_only: arguments.v2_only };
+    let options = Options { v2_only: arguments.v2_only, ..Options::default() };
     let simulator = Simulator::start_watched(&arguments.listen, options, watcher)?;
     simulator.set_fault(arguments.fault);
     println!("ready");

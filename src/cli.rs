@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use crate::report::record::Record;
 use crate::report::since::Since;
 
 /// Guards this machine's instance metadata service: knows who asks, decides by policy, leaves a record.
@@ -183,6 +184,9 @@ pub struct ReportArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "told at ConfigArgs")]
     pub config: ConfigArgs,
+    /// Only reads that speak the session protocol so
+    #[arg(long)]
+    pub session: Option<SessionFilter>,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
@@ -253,6 +257,9 @@ pub struct TailArgs {
     /// Only requests that touch this class
     #[arg(long)]
     pub class: Option<String>,
+    /// Only reads that speak the session protocol so
+    #[arg(long)]
+    pub session: Option<SessionFilter>,
     /// Show the last N events first
     #[arg(long, short = 'n', value_name = "N", default_value_t = 10)]
     pub lines: usize,
@@ -289,6 +296,29 @@ pub enum VerdictFilter {
     Allow,
     /// What was denied, whether or not it passed.
     Deny,
+}
+
+/// How the session protocol (IMDSv2 and its kin) was spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SessionFilter {
+    /// Without a token.
+    V1,
+    /// With a token.
+    V2,
+    /// Without a token, and sent with one of the guard's own.
+    Upgraded,
+}
+
+impl SessionFilter {
+    /// Whether the event of a request is meant.
+    #[must_use]
+    pub fn takes(self, record: &Record<'_>) -> bool {
+        match self {
+            Self::V1 => &*record.session == "v1",
+            Self::V2 => &*record.session == "v2",
+            Self::Upgraded => record.upgraded,
+        }
+    }
 }
 
 /// `imds-guard completions`

@@ -85,6 +85,53 @@ fn explain_tells_what_is_missing() {
 }
 
 #[test]
+fn explain_tells_what_becomes_of_a_read_without_a_session_token() {
+    let agent = |name: &str, v1: &str| {
+        format!(
+            "[[agent]]\nname = \"{name}\"\nunit = \"{name}.service\"\nuser = 0\nallow = \"config\"\n{v1}\n"
+        )
+    };
+    let keys = "mode = \"enforce\"\ncloud = \"aws\"\nv1 = \"deny\"\nbind-tokens = \"on\"\n[everyone]\nallow = [\"config\", \"session\"]\n";
+    let logs = Logs::new("");
+    let path = logs.file("policy.toml", &format!("{keys}{}", agent("legacy", "v1 = \"upgrade\"")));
+    let explain = |unit: &str, more: &[&str]| {
+        let head = ["explain", "--config", arg(&path), "--user", "root", "--unit", unit];
+        run(&[&head[..], more, &["GET", "/latest/meta-data/instance-id"]].concat())
+    };
+    let (code, out, _) = explain("x.service", &[]);
+    assert_eq!(code, 1);
+    for step in [
+        "session        v1, it shows no token: denied as where tokens are required  [",
+        "policy.toml:3]",
+        "(token-required)",
+    ] {
+        assert!(out.contains(step), "{step} in\n{out}");
+    }
+    let (code, out, _) = explain("legacy.service", &[]);
+    assert_eq!(code, 0);
+    let lent = "v1, it shows no token: the guard shows a token of its own, says agent legacy  [";
+    assert!(out.contains(lent) && out.contains("policy.toml:8]"), "{out}");
+    let (code, out, _) = explain("x.service", &["-H", "X-aws-ec2-metadata-token: AQAE-decoy"]);
+    assert_eq!(code, 0);
+    assert!(
+        out.contains("v2, it shows a token: whose it is was not looked up (bind-tokens: on)  ["),
+        "{out}"
+    );
+    assert!(!out.contains("AQAE-decoy"), "{out}");
+    let (_, told) =
+        run_json(&["explain", "--config", arg(&path), "--json", "GET", "/latest/meta-data/instance-id"]);
+    assert_eq!((&told["session"]["version"], &told["session"]["does"]), (&"v1".into(), &"deny".into()));
+    assert_eq!(told["session"]["at"]["line"], 3);
+
+    let stolen =
+        Event::new("e-1").with("imds_guard.session", "v2").with("imds_guard.token.holder", "foreign");
+    let events = Logs::new(lines(&[stolen]));
+    let (code, out, _) = run(&["explain", "--config", arg(&path), "--event", "e-1", "--log", events.log()]);
+    assert_eq!(code, 1);
+    assert!(out.contains("another caller fetched it") && out.contains("(token-of-another)"), "{out}");
+}
+
+#[test]
 fn explain_takes_a_live_process() {
     let (_logs, policy) = policy();
     let pid = std::process::id().to_string();

@@ -75,6 +75,31 @@ fn report_tells_who_what_would_break_and_what_attacks() {
     assert!(csv.starts_with("caller,uid,agent,"), "{csv}");
 }
 
+/// "Who still needs version 1?", as docs/policy.md asks it.
+#[test]
+fn report_tells_who_still_needs_version_1() {
+    let read = |id: &str, unit: &str, version: &str| {
+        Event::new(id).from(unit, 0).with("imds_guard.session", version)
+    };
+    let logs = Logs::new(lines(&[
+        read("a-1", "modern.service", "v2"),
+        read("a-2", "legacy.service", "v1"),
+        read("a-3", "inventory.service", "v1").with("imds_guard.upgraded", true),
+        Event::new("a-4").from("other.service", 0),
+    ]));
+    let units = |session: &str| {
+        let (code, told) = run_json(&["report", "--session", session, "--json", logs.log()]);
+        assert_eq!(code, 0);
+        let callers = told["callers"].as_array().unwrap();
+        callers.iter().map(|one| one["caller"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(units("v1"), ["legacy.service", "inventory.service"]);
+    assert_eq!(units("v2"), ["modern.service"]);
+    assert_eq!(units("upgraded"), ["inventory.service"]);
+    let (_, out, _) = run(&["tail", "--no-follow", "--session", "upgraded", logs.log()]);
+    assert!(out.lines().count() == 1 && out.contains("a-3"), "{out}");
+}
+
 #[test]
 fn report_writes_one_page_whole_or_not_at_all() {
     let logs = Logs::new(lines(&traffic()));

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use imds_guard::audit::event::{Action, Event, Outcome, ProcessSource, Severity, TECHNIQUE};
-use imds_guard::cloud::Class;
+use imds_guard::cloud::{Class, TokenHolder};
 use serde_json::Value;
 
 const CODE: &str = include_str!("../src/audit/event.rs");
@@ -85,6 +85,9 @@ fn events_fit_the_schema() {
     event.user_id = Some("33".to_owned());
     event.process_source = Some(ProcessSource::Fresh);
     event.holders = Some(1);
+    event.upgraded = Some(true);
+    event.token_holder = Some(TokenHolder::Foreign);
+    event.token_of = Some("uid 0 in a.service".into());
     assert!(check(&event).contains("imds_guard.classes"));
     for action in [Action::Unjudged, Action::Opaque, Action::Connection, Action::Aggregate, Action::Guard] {
         check(&Event::now("1", action));

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::cloud::TokenHolder;
+
 /// The version of this schema. Fields may be added within a version; none changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -125,6 +127,12 @@ pub struct Event<'a> {
     pub user_agent: Option<Cow<'a, str>>,
     #[serde(rename = "imds_guard.session", skip_serializing_if = "Option::is_none")]
     pub session: Option<&'static str>,
+    #[serde(rename = "imds_guard.upgraded", skip_serializing_if = "Option::is_none")]
+    pub upgraded: Option<bool>,
+    #[serde(rename = "imds_guard.token.holder", skip_serializing_if = "Option::is_none")]
+    pub token_holder: Option<TokenHolder>,
+    #[serde(rename = "imds_guard.token.fetched_by", skip_serializing_if = "Option::is_none")]
+    pub token_of: Option<Cow<'a, str>>,
     #[serde(rename = "http.response.status_code", skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     #[serde(rename = "http.request.body.bytes", skip_serializing_if = "Option::is_none")]
@@ -210,6 +218,9 @@ impl<'a> Event<'a> {
             original: None,
             user_agent: None,
             session: None,
+            upgraded: None,
+            token_holder: None,
+            token_of: None,
             status: None,
             request_bytes: None,
             response_bytes: None,

@@ -17,7 +17,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::cloud::{Asked, Endpoint};
+use crate::cloud::{Asked, Endpoint, How, TokenHolder};
 use crate::policy::{Accounts, Action, Form, Policy, Verdict};
 use crate::request::Fault;
 
@@ -74,8 +74,10 @@ pub struct Case {
     pub reason: Option<String>,
     /// The mode of the decision.
     pub mode: Option<String>,
-    /// `refuse`, `rebuilt`, `as-it-came` or `tunnel`.
+    /// `refuse`, `rebuilt`, `upgraded`, `as-it-came` or `tunnel`.
     pub action: Option<String>,
+    /// Whose session token the headers show: `own`, `older`, `foreign` or `unknown`.
+    pub token: Option<TokenHolder>,
     /// Whether the processes must be looked at.
     pub needs_processes: Option<bool>,
 }
@@ -178,6 +180,7 @@ impl Case {
             Action::Refuse(_) => "refuse",
             Action::Forward(permit) => match permit.form() {
                 Form::Rebuilt(_) => "rebuilt",
+                Form::Upgraded(..) => "upgraded",
                 Form::AsItCame(_) => "as-it-came",
                 Form::Tunnel => "tunnel",
             },
@@ -195,7 +198,11 @@ impl Case {
         if self.request == "none" {
             return Ok(Asked::unclear(endpoint, None, Fault::HeadIncomplete));
         }
-        Ok(request::ask(policy.catalogue(), endpoint, &self.request, &self.headers))
+        let mut asked = request::ask(policy.catalogue(), endpoint, &self.request, &self.headers);
+        if let Some(holder) = self.token {
+            asked.speaks(How::Shows(holder));
+        }
+        Ok(asked)
     }
 }
 

@@ -28,6 +28,7 @@ use super::index::{Doorway, Index};
 use super::load::LoadError;
 use super::refusal::{self, Answer};
 use super::service::{Cloud, Served};
+use super::session::{How, Spoken};
 
 /// Which clouds to judge by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -264,13 +265,28 @@ impl Catalogue {
         self.index.doorway(endpoint).map_or(Proof::None, |doorway| doorway.proof)
     }
 
-    /// Whether a read showed a session token, where its cloud hands such tokens out: `v2` if it did, `v1` if not.
+    /// How a request speaks of session tokens, where a cloud that knows its path hands such tokens out.
+    ///
+    /// A path that none of the clouds knows is none the less read by the service: where every cloud at the endpoint
+    /// has tokens, one that requires them requires them there, too. Of several clouds, the one whose token the request
+    /// shows is taken for the one that it is for.
     #[must_use]
-    pub fn session_version(&self, asked: &Asked) -> Option<&'static str> {
-        let head = asked.head.as_ref().filter(|head| head.method().is_read())?;
-        let known = |id| self.cloud(id).and_then(Cloud::session);
-        let session = asked.touched.clouds.iter().find_map(known)?;
-        Some(if head.values(&session.token_header).next().is_some() { "v2" } else { "v1" })
+    pub fn spoken(&self, endpoint: Endpoint, target: &Target, touched: &Touched) -> Option<Spoken> {
+        let serving = || self.serving(endpoint).filter(|cloud| !cloud.is_policy());
+        let knows = |cloud: &Cloud| touched.clouds.has(cloud.number);
+        let nobody_knows = !serving().any(knows);
+        if nobody_knows && serving().any(|cloud| cloud.session().is_none()) {
+            return None;
+        }
+        let sessions = serving().filter(|cloud| nobody_knows || knows(cloud)).filter_map(Cloud::session);
+        let mut spoken = sessions.filter_map(|session| {
+            session.spoken_in(target).map(|how| Spoken { session: Arc::clone(session), how })
+        });
+        let first = spoken.next()?;
+        if first.how != How::Without {
+            return Some(first);
+        }
+        Some(spoken.find(|other| other.how != How::Without).unwrap_or(first))
     }
 
     /// Whether a Host header names this endpoint: its own address, or a name of a cloud that serves it, each
@@ -299,6 +315,16 @@ impl Catalogue {
         let knowing: Vec<&Cloud> =
             serving.iter().copied().filter(|cloud| asked.touched.clouds.has(cloud.number)).collect();
         refusal::answer(asked, &knowing, &serving)
+    }
+
+    /// What to tell a client that needs a session token and shows none, or shows somebody else's: what the service
+    /// would say where tokens are required, so that the client fetches one of its own.
+    #[must_use]
+    pub fn token_refusal(&self, asked: &Asked) -> Answer {
+        match &asked.spoken {
+            Some(spoken) => refusal::token_required(spoken.session.required_status),
+            None => self.refusal(asked),
+        }
     }
 
     fn serving(&self, endpoint: Endpoint) -> impl Iterator<Item = &Cloud> {

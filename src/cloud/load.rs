@@ -1,6 +1,7 @@
 //! From a cloud's file to a [`Cloud`], or a reason why the file is wrong.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::builtin::text_of;
 use super::class::{Class, Classes};
@@ -8,7 +9,8 @@ use super::detect::Signature;
 use super::endpoint::{Door, Endpoint};
 use super::pattern::{Branch, PathPattern, PatternError};
 use super::refusal::{RefusalError, Refusals};
-use super::service::{Cloud, Condition, HeaderTest, NeverIntercept, Resource, Served, Session};
+use super::service::{Cloud, Condition, HeaderTest, NeverIntercept, Resource, Served};
+use super::session::Session;
 use super::source::{
     CloudFile, EndpointEntry, HeaderEntry, NeverEntry, QueryEntry, ResourceEntry, SessionEntry,
 };
@@ -73,7 +75,7 @@ pub enum LoadFault {
     #[error("`{0}` is there twice")]
     DoubleRow(String),
     /// The session's path is not among the resources.
-    #[error("the session's path or lifetimes are wrong")]
+    #[error("the session's path, lifetimes or status are wrong")]
     Session,
     /// The session's path is no pattern.
     #[error("the session's path: {0}")]
@@ -125,7 +127,7 @@ fn read(id: &'static str, number: u8, text: &str) -> Result<Cloud, LoadFault> {
         rejected_headers: file.rejected_headers,
         secret_headers: file.secret_headers,
         long_poll: file.long_poll,
-        session,
+        session: session.map(Arc::new),
         resources,
         refusals,
         never_intercept,
@@ -185,15 +187,30 @@ fn endpoints(file: &CloudFile, never: &[NeverIntercept]) -> Result<Vec<Served>, 
 }
 
 fn session(entry: &SessionEntry) -> Result<Session, LoadFault> {
-    if entry.ttl_min > entry.ttl_max || entry.ttl_max == 0 {
+    let path = PathPattern::parse(&entry.path).map_err(LoadFault::SessionPath)?;
+    // The guard asks for tokens of its own in the plainest form only: a lifetime in a header, a token in a header.
+    let is_plain = entry.ttl_header.is_some() && entry.token_scheme.is_none() && entry.token_member.is_none();
+    let can_fetch = |fetch: &String| {
+        let segments: Vec<String> = fetch.split('/').skip(1).map(str::to_owned).collect();
+        fetch.starts_with('/') && path.matches(&segments)
+    };
+    if entry.ttl_min > entry.ttl_max
+        || entry.ttl_max == 0
+        || !matches!(entry.required_status, 400 | 401 | 403 | 404)
+        || entry.fetch.as_ref().is_some_and(|fetch| !is_plain || !can_fetch(fetch))
+    {
         return Err(LoadFault::Session);
     }
     Ok(Session {
         method: entry.method.clone(),
-        path: PathPattern::parse(&entry.path).map_err(LoadFault::SessionPath)?,
+        path,
         ttl_header: entry.ttl_header.clone(),
         ttl: (entry.ttl_min, entry.ttl_max),
         token_header: entry.token_header.clone(),
+        token_scheme: entry.token_scheme.clone(),
+        token_member: entry.token_member.clone(),
+        required_status: entry.required_status,
+        fetch: entry.fetch.clone(),
     })
 }
 

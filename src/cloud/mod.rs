@@ -8,6 +8,7 @@
 //!   them.
 //! * [`asked`]: one request in the words of the catalogue; the policy decides about this.
 //! * [`refusal`]: what a refused client is told, so that it gives up instead of trying again.
+//! * [`session`]: session tokens, and how a request speaks of them.
 //! * [`service`]: one cloud as its file describes it, after [`load`] found nothing wrong with it.
 
 pub mod additions;
@@ -22,6 +23,7 @@ pub mod load;
 pub mod pattern;
 pub mod refusal;
 pub mod service;
+pub mod session;
 mod source;
 pub mod table;
 
@@ -34,3 +36,4 @@ pub use endpoint::{Door, Endpoint, Proof};
 pub use pattern::{PathPattern, PatternError};
 pub use refusal::Answer;
 pub use service::Cloud;
+pub use session::{How, Session, Spoken, TokenHolder};

@@ -1,6 +1,6 @@
 //! What a refused client is told: the status on which real clients give up, in the cloud's own manner.
 //!
-//! A refusal is never 401 (clients fetch a new session token and ask again), never 5xx, 408, 410 or 429 (they
+//! A refusal is never 401 (clients fetch a new session token and ask again), but for lack of such a token; never 5xx, 408, 410 or 429 (they
 //! wait and ask again), never a redirect or a success. Which of the remaining ones is right depends on the
 //! cloud and on what was asked; each cloud's file says so, and why.
 
@@ -157,6 +157,12 @@ pub(super) fn answer<'a>(asked: &Asked, knowing: &[&'a Cloud], serving: &[&'a Cl
         // Nobody knows where we are: "there is no such thing" ends every probe for a cloud.
         None => Answer::plain(404, &[]),
     }
+}
+
+/// The answer to a request whose session token is missing or another's. No other refusal may be a 401: it asks the
+/// client to fetch a token and to come again, and here that is what helps.
+pub(super) fn token_required(status: u16) -> Answer {
+    Answer::plain(status, &[])
 }
 
 /// The only candidate, or else the one whose manners the request shows.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::request::{RawHead, Target};
 
@@ -10,6 +11,7 @@ use super::detect::Signature;
 use super::endpoint::{Door, Endpoint, Proof};
 use super::pattern::PathPattern;
 use super::refusal::Refusals;
+use super::session::Session;
 
 /// One metadata service: where it is, what it serves, how it says no.
 #[derive(Debug, Clone)]
@@ -26,7 +28,7 @@ pub struct Cloud {
     pub(super) rejected_headers: Vec<String>,
     pub(super) secret_headers: Vec<String>,
     pub(super) long_poll: Vec<String>,
-    pub(super) session: Option<Session>,
+    pub(super) session: Option<Arc<Session>>,
     pub(super) resources: Vec<Resource>,
     pub(super) refusals: Refusals,
     pub(super) never_intercept: Vec<NeverIntercept>,
@@ -46,21 +48,6 @@ pub struct Served {
     pub proof: Proof,
     /// Whether a policy put it there.
     pub added: bool,
-}
-
-/// How a service hands out the tokens that later reads must show.
-#[derive(Debug, Clone)]
-pub struct Session {
-    /// The method of the token request.
-    pub method: String,
-    /// Its path.
-    pub path: PathPattern,
-    /// The header that asks for a lifetime, if it is not asked for in the body.
-    pub ttl_header: Option<String>,
-    /// The shortest and the longest lifetime, in seconds.
-    pub ttl: (u32, u32),
-    /// The header that shows the token.
-    pub token_header: String,
 }
 
 /// What lives at a path, and what reading it touches.
@@ -180,7 +167,7 @@ impl Cloud {
 
     /// How it hands out session tokens, if it does.
     #[must_use]
-    pub fn session(&self) -> Option<&Session> {
+    pub fn session(&self) -> Option<&Arc<Session>> {
         self.session.as_ref()
     }
 

@@ -96,6 +96,11 @@ pub(super) struct SessionEntry {
     pub ttl_min: u32,
     pub ttl_max: u32,
     pub token_header: String,
+    pub token_scheme: Option<String>,
+    pub token_member: Option<String>,
+    /// What a request without a token is told where tokens are required.
+    pub required_status: u16,
+    pub fetch: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -19,7 +19,11 @@ const SHOWN: usize = 200;
 pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     let logs = input::logs(&args.logs, &args.config)?;
     let mut summary = Summary::default();
-    let tally = input::read(&args.logs, &logs, |record| summary.add(record))?;
+    let tally = input::read(&args.logs, &logs, |record| {
+        if args.session.is_none_or(|session| session.takes(record)) {
+            summary.add(record);
+        }
+    })?;
     if tally.events == 0 {
         talk("the logs hold no events that count");
     }

@@ -127,10 +127,12 @@ impl Followed {
 fn show(line: &[u8], args: &TailArgs) -> Option<String> {
     let record = Record::read(line).ok()?;
     if !record.is_decision() {
-        let filtered = args.verdict.is_some() || args.agent.is_some() || args.class.is_some();
+        let filtered =
+            args.verdict.is_some() || args.agent.is_some() || args.class.is_some() || args.session.is_some();
         return (!filtered).then(|| other(&record));
     }
     let wanted = args.verdict.is_none_or(|verdict| (verdict == VerdictFilter::Deny) == record.is_denied())
+        && args.session.is_none_or(|session| session.takes(&record))
         && args.agent.as_ref().is_none_or(|agent| **agent == *record.agent)
         && args.class.as_ref().is_none_or(|class| record.classes.iter().any(|one| **one == **class));
     wanted.then(|| decision(&record))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::glob;
 use super::index::RuleSet;
 use super::reason::ExeDoubt;
+use super::session::V1;
 use super::unit::{UnitPattern, holds_container, is_cgroup};
 use crate::caller::{Exe, Processes, Stamps};
 use crate::cloud::Classes;
@@ -27,6 +28,8 @@ pub(super) struct Agent {
     pub(super) allow: Classes,
     /// What neither `allow` nor a rule may go beyond: an agent known by its executable alone has no credentials.
     pub(super) ceiling: Classes,
+    /// What becomes of its requests without a session token, if it says so itself.
+    pub(super) v1: Option<V1>,
     /// The rules that name it.
     pub(super) rules: RuleSet,
 }

@@ -9,6 +9,7 @@ use super::decision::Mode;
 use super::diagnostic::{Diagnostic, Place, Report, did_you_mean};
 use super::index::{AgentIndex, Id, RuleSet};
 use super::rule::Rule;
+use super::session::{BindTokens, V1};
 use super::settings::{self, Settings};
 use super::shape::{self, Document};
 use super::source::{GrantTable, Name, Source};
@@ -24,6 +25,10 @@ pub struct Policy {
     catalogue: Catalogue,
     pub(super) everyone: Classes,
     pub(super) unattributed: Classes,
+    pub(super) v1: V1,
+    pub(super) bind_tokens: BindTokens,
+    /// Whether the policy or any agent says anything about requests without session tokens.
+    pub(super) speaks_of_v1: bool,
     /// Sorted, as are the rules, so that "the first" means the same whatever the order in the files: those that
     /// live somewhere before those that are only a user or an executable, then by name.
     pub(super) agents: Vec<Agent>,
@@ -109,6 +114,8 @@ fn build(documents: &[Document], context: &Context, report: &mut Report<'_>) -> 
     let settings = settings::read(main, &context.accounts, report);
     let everyone = grants(documents, |document| document.everyone.as_ref(), report);
     let unattributed = grants(documents, |document| document.unattributed.as_ref(), report);
+    let v1 = V1::read(main, main.v1.as_ref(), report).unwrap_or_default();
+    let bind_tokens = BindTokens::read(main, main.bind_tokens.as_ref(), report).unwrap_or_default();
     let mut draft = draft::Draft::read(documents, &context.accounts, report);
     let chosen: Vec<&str> = catalogue.clouds().iter().map(|cloud| cloud.id()).collect();
     // Of a policy with errors some pieces are missing, and warnings about the rest would mislead.
@@ -116,9 +123,11 @@ fn build(documents: &[Document], context: &Context, report: &mut Report<'_>) -> 
         let lint = lint::Lint {
             mode,
             everyone,
+            v1,
             settings: &settings,
             selection: &selection,
             chosen: &chosen,
+            catalogue: &catalogue,
             documents,
             draft: &draft,
         };
@@ -128,6 +137,7 @@ fn build(documents: &[Document], context: &Context, report: &mut Report<'_>) -> 
     let agents: Vec<Agent> = draft.agents.into_iter().map(|drafted| drafted.agent).collect();
     let rules: Vec<Rule> = draft.rules.into_iter().map(|drafted| drafted.rule).collect();
     let agent_index = AgentIndex::new(&agents);
+    let speaks_of_v1 = v1 != V1::Allow || agents.iter().any(|agent| agent.v1.is_some());
     Some(Policy {
         mode,
         settings,
@@ -135,6 +145,9 @@ fn build(documents: &[Document], context: &Context, report: &mut Report<'_>) -> 
         catalogue,
         everyone,
         unattributed,
+        v1,
+        bind_tokens,
+        speaks_of_v1,
         agents,
         rules,
         agent_index,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::reason::Reason;
-use crate::cloud::Asked;
+use crate::cloud::{Answer, Asked, Catalogue, Session};
 use crate::request::{RawHead, Target};
 
 /// Whether a denial is carried out.
@@ -48,6 +48,8 @@ pub struct Decision {
     pub(super) rule: Option<Arc<str>>,
     pub(super) agent: Option<Arc<str>>,
     pub(super) mode: Mode,
+    /// Whether the guard shows a session token of its own.
+    pub(super) upgrades: bool,
 }
 
 impl Decision {
@@ -88,6 +90,19 @@ impl Decision {
         self.verdict == Verdict::Deny && self.mode == Mode::Audit
     }
 
+    /// Whether the request lacks a session token and is to be sent with the guard's own; in audit mode, as in all
+    /// else, nothing is changed.
+    #[must_use]
+    pub fn upgrades(&self) -> bool {
+        self.upgrades && self.verdict == Verdict::Allow && self.mode == Mode::Enforce
+    }
+
+    /// Whether the other decision comes to the same for the same request.
+    #[must_use]
+    pub fn does_the_same_as(&self, other: &Self) -> bool {
+        (self.verdict, self.mode, self.upgrades()) == (other.verdict, other.mode, other.upgrades())
+    }
+
     /// Makes the decision an action. The only place where a [`Permit`] comes from.
     ///
     /// Under enforce what was judged is what is sent, so without a target there is nothing to send, and the
@@ -96,7 +111,11 @@ impl Decision {
     pub fn act(self, asked: &Asked) -> Action<'_> {
         match (self.mode, self.verdict, &asked.target) {
             (Mode::Enforce, Verdict::Allow, Ok(target)) => {
-                Action::Forward(Permit { decision: self, form: Form::Rebuilt(target) })
+                let form = match &asked.spoken {
+                    Some(spoken) if self.upgrades() => Form::Upgraded(target, &spoken.session),
+                    Some(_) | None => Form::Rebuilt(target),
+                };
+                Action::Forward(Permit { decision: self, form })
             }
             (Mode::Enforce, Verdict::Allow | Verdict::Deny, _) => Action::Refuse(Refusal { decision: self }),
             (Mode::Audit, Verdict::Allow | Verdict::Deny, _) => {
@@ -128,6 +147,8 @@ pub struct Permit<'a> {
 pub enum Form<'a> {
     /// A head made anew from the meaning that was judged.
     Rebuilt(&'a Target),
+    /// The same, with a session token of the guard's own.
+    Upgraded(&'a Target, &'a Arc<Session>),
     /// The caller's own bytes: audit mode changes nothing.
     AsItCame(&'a RawHead),
     /// The caller's own bytes, of which not even a head could be made: the connection becomes a tunnel.
@@ -157,6 +178,16 @@ impl Refusal {
     /// The decision that made it.
     pub fn decision(&self) -> &Decision {
         &self.decision
+    }
+
+    /// What to tell the caller.
+    #[must_use]
+    pub fn answer(&self, catalogue: &Catalogue, asked: &Asked) -> Answer {
+        if self.decision.reason.is_about_tokens() {
+            catalogue.token_refusal(asked)
+        } else {
+            catalogue.refusal(asked)
+        }
     }
 
     /// One line for the caller: why, without names from the policy or anything that the caller sent.

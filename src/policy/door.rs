@@ -88,7 +88,8 @@ impl Policy {
             None if missing.is_empty() => (Verdict::Allow, Reason::AgentAllows, self.mode),
             None => (Verdict::Deny, Reason::NotGranted { missing, caller: standing }, self.mode),
         };
-        Decision { verdict, reason, rule: denied.map(|rule| Arc::clone(&rule.name)), agent, mode }
+        let rule = denied.map(|rule| Arc::clone(&rule.name));
+        Decision { verdict, reason, rule, agent, mode, upgrades: false }
     }
 
     /// The agents that a caller is, in the order of preference.

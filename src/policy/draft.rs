@@ -28,6 +28,7 @@ pub(super) struct DraftAgent {
     pub(super) agent: Agent,
     pub(super) place: Place,
     pub(super) weak: Option<Place>,
+    pub(super) v1: Option<Place>,
 }
 
 /// A rule with what only lints need, and the agents that it names.

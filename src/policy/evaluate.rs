@@ -88,7 +88,7 @@ impl Policy {
         }
         let best = self.decide_with(caller, asked, View::Hopeful);
         let worst = self.decide_with(caller, asked, View::Wary);
-        (best.verdict, best.mode) != (worst.verdict, worst.mode)
+        !best.does_the_same_as(&worst)
     }
 
     /// Whether some request of this caller may depend on which processes hold its socket: an agent whose stamps fit is
@@ -110,6 +110,11 @@ impl Policy {
                 return self.faulty(*fault, enforced, caller, view);
             }
         };
+        self.with_session(self.granted(caller, asked, target, view), caller, asked, view)
+    }
+
+    /// What grants and rules say about a request without faults.
+    fn granted(&self, caller: &Caller, asked: &Asked, target: &Target, view: View<'_>) -> Decision {
         let touched = touched(asked);
         let sum = self.sum(caller, asked, target, view);
         let granted = sum.base.union(sum.agents.classes()).union(sum.rules.classes());
@@ -173,7 +178,7 @@ impl Policy {
     ) -> Decision {
         let rule = rule.and_then(|id| self.rule(id)).map(|rule| Arc::clone(&rule.name));
         let agent = agent.and_then(|id| self.agent(id)).map(|agent| Arc::clone(&agent.name));
-        Decision { verdict, reason, rule, agent, mode }
+        Decision { verdict, reason, rule, agent, mode, upgrades: false }
     }
 
     fn sum(&self, caller: &Caller, asked: &Asked, target: &Target, view: View<'_>) -> Sum {

@@ -5,17 +5,22 @@ use super::decision::Mode;
 use super::diagnostic::{Place, Report};
 use super::draft::{Draft, DraftAgent, DraftRule};
 use super::rule::{RuleAction, both};
+use super::session::V1;
 use super::settings::Settings;
 use super::shape::Document;
-use crate::cloud::{Class, Classes, Selection};
+use crate::cloud::{Catalogue, Class, Classes, Selection};
+
+mod v1;
 
 /// A policy just before its pieces lose their places.
 pub(super) struct Lint<'a> {
     pub(super) mode: Mode,
     pub(super) everyone: Classes,
+    pub(super) v1: V1,
     pub(super) settings: &'a Settings,
     pub(super) selection: &'a Selection,
     pub(super) chosen: &'a [&'a str],
+    pub(super) catalogue: &'a Catalogue,
     pub(super) documents: &'a [Document],
     pub(super) draft: &'a Draft,
 }
@@ -23,6 +28,7 @@ pub(super) struct Lint<'a> {
 impl Lint<'_> {
     pub(super) fn run(&self, report: &mut Report<'_>) {
         self.grants(report);
+        self.v1(report);
         for (id, drafted) in (0..).zip(&self.draft.agents) {
             let used =
                 self.draft.rules.iter().any(|rule| rule.agents.as_ref().is_some_and(|ids| ids.contains(&id)));
@@ -56,7 +62,7 @@ impl Lint<'_> {
     }
 
     fn agent(&self, drafted: &DraftAgent, used: bool, report: &mut Report<'_>) {
-        let DraftAgent { agent, place, weak } = drafted;
+        let DraftAgent { agent, place, weak, .. } = drafted;
         let name = &agent.name;
         if agent.is_weak() && agent.binds_exe() && weak.is_none() {
             report

@@ -13,6 +13,7 @@
 //!   files means nothing.
 //! * An unattributed caller has what `[unattributed]` says, never what `[everyone]` says.
 //! * Doubt about an executable never grants, and never lets a caller slip out of a deny rule.
+//! * What is said of session tokens takes from what was allowed, and adds nothing.
 //! * Only [`Decision::act`] makes a [`Permit`], and only [`Policy::knock`] and [`Policy::pass_unjudged`] a [`Passage`].
 //!
 //! No I/O, no clock: users, groups and detected clouds are data that somebody else read ([`Context`]).
@@ -26,6 +27,7 @@ mod door;
 pub mod places;
 pub mod reason;
 pub mod rule;
+pub mod session;
 pub mod settings;
 pub mod source;
 pub mod trace;
@@ -50,6 +52,8 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use door::Passage;
 pub use places::{Line, Places};
 pub use reason::{ExeDoubt, Reason, Standing};
+pub use session::{BindTokens, V1};
 pub use settings::{AuditLog, GuardUser, Limits, Settings};
 pub use source::Source;
 pub use trace::{AgentFit, Trace, in_container, system_unit};
+pub use unit::unit_path;

@@ -29,6 +29,10 @@ impl fmt::Display for Line {
 pub struct Places {
     /// `mode`
     pub mode: Option<Line>,
+    /// `v1`
+    pub v1: Option<Line>,
+    /// `bind-tokens`
+    pub bind_tokens: Option<Line>,
     /// Every `[everyone]`.
     pub everyone: Vec<Line>,
     /// `[unattributed]`
@@ -48,6 +52,12 @@ impl Places {
             let line = |offset: usize| line(source, offset);
             if let Some(mode) = &document.mode {
                 places.mode = Some(line(mode.span().start));
+            }
+            if let Some(v1) = &document.v1 {
+                places.v1 = Some(line(v1.span().start));
+            }
+            if let Some(bind_tokens) = &document.bind_tokens {
+                places.bind_tokens = Some(line(bind_tokens.span().start));
             }
             places.everyone.extend(document.everyone.iter().map(|table| line(table.span().start)));
             if let Some(table) = &document.unattributed {

@@ -28,6 +28,12 @@ pub enum Reason {
         /// What the policy knows of the caller.
         caller: Standing,
     },
+    /// Denied: it shows no session token, and the policy wants one.
+    TokenRequired,
+    /// Denied: it shows a session token that another caller fetched.
+    TokenOfAnother,
+    /// Denied: it shows a session token that nobody fetched by way of the guard.
+    TokenUnknown,
 }
 
 /// What the policy knows of a caller to whom it does not grant enough.
@@ -68,7 +74,16 @@ impl Reason {
             Self::RuleDenies => "rule-denies",
             Self::Fault(fault) => fault.code(),
             Self::NotGranted { caller, .. } => caller.code(),
+            Self::TokenRequired => "token-required",
+            Self::TokenOfAnother => "token-of-another",
+            Self::TokenUnknown => "token-unknown",
         }
+    }
+
+    /// Whether a session token of the caller's own is all that the request lacks.
+    #[must_use]
+    pub fn is_about_tokens(self) -> bool {
+        matches!(self, Self::TokenRequired | Self::TokenOfAnother | Self::TokenUnknown)
     }
 }
 
@@ -118,6 +133,9 @@ impl fmt::Display for Reason {
             Self::RuleAllows => f.write_str("a rule allows this"),
             Self::RuleDenies => f.write_str("a rule denies this"),
             Self::Fault(fault) => f.write_str(fault.message()),
+            Self::TokenRequired => f.write_str("a session token is required"),
+            Self::TokenOfAnother => f.write_str("another caller fetched this session token: fetch your own"),
+            Self::TokenUnknown => f.write_str("nobody here fetched this session token: fetch your own"),
             Self::NotGranted { missing, caller } => match caller {
                 Standing::NoAgent => {
                     write!(f, "the caller is no listed agent, and {missing} is not for everyone")

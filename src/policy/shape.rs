@@ -20,6 +20,8 @@ pub(super) struct Document {
     pub(super) source: usize,
     pub(super) mode: Option<Name>,
     pub(super) cloud: Option<Spanned<Names>>,
+    pub(super) v1: Option<Name>,
+    pub(super) bind_tokens: Option<Name>,
     pub(super) guard: Option<Spanned<GuardTable>>,
     pub(super) everyone: Option<Spanned<GrantTable>>,
     pub(super) unattributed: Option<Spanned<GrantTable>>,
@@ -30,9 +32,11 @@ pub(super) struct Document {
 }
 
 /// What a file may hold at its top level; the flag says whether a drop-in may, too.
-const KEYS: [(&str, bool); 9] = [
+const KEYS: [(&str, bool); 11] = [
     ("mode", false),
     ("cloud", false),
+    ("v1", false),
+    ("bind-tokens", false),
     ("guard", false),
     ("unattributed", false),
     ("everyone", true),
@@ -90,6 +94,8 @@ fn entry(
     match name {
         "mode" => document.mode = one(source, value, report),
         "cloud" => document.cloud = one(source, value, report),
+        "v1" => document.v1 = one(source, value, report),
+        "bind-tokens" => document.bind_tokens = one(source, value, report),
         "guard" => document.guard = one(source, value, report),
         "everyone" => document.everyone = one(source, value, report),
         "unattributed" => document.unattributed = one(source, value, report),

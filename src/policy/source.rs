@@ -73,6 +73,7 @@ pub(super) struct AgentTable {
     pub(super) exe: Option<Names>,
     pub(super) sha256: Option<Names>,
     pub(super) weak: Option<Spanned<bool>>,
+    pub(super) v1: Option<Name>,
     #[serde(default)]
     pub(super) allow: Names,
 }

@@ -138,12 +138,50 @@ fn a_drop_in_cannot_change_the_daemon() {
     for text in [
         "mode = \"audit\"",
         "cloud = \"gcp\"",
+        "v1 = \"allow\"",
+        "bind-tokens = \"off\"",
         "[guard]\nport = 1",
         "[unattributed]\nallow = \"credentials\"",
     ] {
         let found = findings(&[main.clone(), source("policy.d/x.toml", text)]);
         assert_eq!(found.iter().map(|one| one.code).collect::<Vec<_>>(), ["main-file-only"], "{text}");
     }
+}
+
+#[test]
+fn words_about_session_tokens_are_known_or_errors() {
+    let agent = |v1: &str| {
+        format!(
+            "mode = \"enforce\"\n[[agent]]\nname = \"a\"\nunit = \"a.service\"\nuser = 1\nallow = \"identity\"\nv1 = {v1}\n"
+        )
+    };
+    for v1 in ["\"allow\"", "\"deny\"", "\"upgrade\""] {
+        assert_eq!(codes(&format!("mode = \"enforce\"\nv1 = {v1}\n")), [""; 0]);
+        assert_eq!(codes(&agent(v1)), [""; 0]);
+    }
+    assert_eq!(codes("mode = \"enforce\"\nv1 = \"denny\"\n"), ["unknown-v1"]);
+    assert_eq!(codes(&agent("\"on\"")), ["unknown-v1"]);
+    assert_eq!(codes("mode = \"enforce\"\nv1 = false\n"), ["wrong-type"]);
+    assert_eq!(codes("mode = \"enforce\"\nbind-tokens = \"on\"\n"), [""; 0]);
+    assert_eq!(codes("mode = \"enforce\"\nbind-tokens = \"yes\"\n"), ["unknown-bind-tokens"]);
+    assert_eq!(codes("mode = \"enforce\"\nbind_tokens = \"on\"\n"), ["unknown-key"]);
+}
+
+#[test]
+fn v1_is_warned_of_where_it_undoes_tokens_or_says_nothing() {
+    let web = |keys: &str, v1: &str| {
+        format!(
+            "{keys}\n[[agent]]\nname = \"web\"\nunit = \"nginx.service\"\nuser = 1\nallow = \"identity\"\n{v1}\n"
+        )
+    };
+    let enforce = "mode = \"enforce\"";
+    assert_eq!(codes(&web(enforce, "v1 = \"upgrade\"")), ["v1-upgrade-for-web-server"]);
+    // Said of everybody, it is said of the web server, too; unless that has its own word.
+    assert_eq!(codes(&web("mode = \"enforce\"\nv1 = \"upgrade\"", "")), ["v1-upgrade-for-web-server"]);
+    assert_eq!(codes(&web("mode = \"enforce\"\nv1 = \"upgrade\"", "v1 = \"deny\"")), [""; 0]);
+    assert_eq!(codes("mode = \"audit\"\nv1 = \"upgrade\"\n"), ["v1-has-no-effect"]);
+    assert_eq!(codes("mode = \"audit\"\nv1 = \"deny\"\n"), [""; 0]);
+    assert_eq!(codes("mode = \"enforce\"\ncloud = \"gcp\"\nv1 = \"deny\"\n"), ["v1-has-no-effect"]);
 }
 
 #[test]
@@ -209,12 +247,14 @@ fn only_an_allowed_request_or_audit_mode_makes_a_permit() {
         (Verdict::Deny, Mode::Audit, false, "as it came"),
         (Verdict::Deny, Mode::Audit, true, "as it came"),
     ] {
-        let decision = Decision { verdict, mode, reason: Reason::RuleDenies, rule: None, agent: None };
+        let decision =
+            Decision { verdict, mode, reason: Reason::RuleDenies, rule: None, agent: None, upgrades: false };
         assert_eq!(decision.would_deny(), verdict == Verdict::Deny && mode == Mode::Audit);
         let got = match decision.act(&asked(faulty)) {
             Action::Refuse(_) => "refused",
             Action::Forward(permit) => match permit.form() {
                 Form::Rebuilt(_) => "rebuilt",
+                Form::Upgraded(..) => "upgraded",
                 Form::AsItCame(_) => "as it came",
                 Form::Tunnel => "tunnel",
             },

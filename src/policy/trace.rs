@@ -7,6 +7,7 @@ use super::compile::Policy;
 use super::decision::Mode;
 use super::reason::ExeDoubt;
 use super::rule::{Rule, RuleAction, both};
+use super::session::V1;
 use super::unit::{UnitPattern, holds_container};
 use crate::caller::{Caller, Stamps};
 use crate::cloud::{Asked, Class, Classes};
@@ -22,6 +23,17 @@ pub struct Trace {
     pub agents: Vec<AgentStep>,
     /// The rules that match the request, whether or not they count for this caller.
     pub rules: Vec<RuleStep>,
+    /// What becomes of a request without a session token, for one that has none; and who says so.
+    pub v1: Option<V1Trace>,
+}
+
+/// What becomes of a request without a session token.
+#[derive(Debug, Clone)]
+pub struct V1Trace {
+    /// What.
+    pub v1: V1,
+    /// The agent that says so; without one, the policy as a whole.
+    pub agent: Option<Arc<str>>,
 }
 
 /// How one agent bears on the caller.
@@ -86,7 +98,8 @@ impl Policy {
         };
         let Some(stamps) = caller.stamps() else {
             let rules = self.steps(None, asked, None, (false, true)).collect();
-            return Trace { touched, base: self.unattributed, agents: Vec::new(), rules };
+            let v1 = self.v1_trace(caller, asked, View::Actual(&caller.processes));
+            return Trace { touched, base: self.unattributed, agents: Vec::new(), rules, v1 };
         };
         let view = View::Actual(&caller.processes);
         let in_container = holds_container(stamps.cgroup.path.as_str());
@@ -105,7 +118,13 @@ impl Policy {
             }
         }
         rules.sort_by(|a, b| (b.denies, &a.name).cmp(&(a.denies, &b.name)));
-        Trace { touched, base: self.everyone, agents, rules }
+        Trace { touched, base: self.everyone, agents, rules, v1: self.v1_trace(caller, asked, view) }
+    }
+
+    fn v1_trace(&self, caller: &Caller, asked: &Asked, view: View<'_>) -> Option<V1Trace> {
+        let is_v1 = asked.spoken.as_ref().is_some_and(|spoken| spoken.version() == Some("v1"));
+        let step = is_v1.then(|| self.v1_of(caller, view))?;
+        Some(V1Trace { v1: step.v1, agent: step.agent.map(|agent| Arc::clone(&agent.name)) })
     }
 
     /// The matching rules among those that name this agent, or among those that name none.

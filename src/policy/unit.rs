@@ -114,6 +114,26 @@ impl UnitPattern {
     }
 }
 
+/// The path of the system's unit in which a cgroup is, whether it is the unit itself or lies below. `None` for what lives
+/// in a user's manager or in a container: what stands on such a path, users or engines made up.
+#[must_use]
+pub fn unit_path(cgroup: &str) -> Option<&str> {
+    if holds_container(cgroup) {
+        return None;
+    }
+    let mut end = 0;
+    for component in cgroup.split('/').skip(1) {
+        end += 1 + component.len();
+        if !is_system_slice(component) {
+            let is_unit = component != "user.slice"
+                && UnitPattern::parse(component).is_ok()
+                && !component.contains('*');
+            return is_unit.then(|| cgroup.get(..end)).flatten();
+        }
+    }
+    None
+}
+
 /// The keys under which an index may know units on this path: each component, and its template.
 pub(super) fn index_keys(cgroup: &str) -> impl Iterator<Item = &str> {
     cgroup.split('/').skip(1).flat_map(|component| {
@@ -281,6 +301,24 @@ mod tests {
         assert!(!is_cgroup("/a/b", "/a/b/docker-1.scope", true));
         assert!(is_cgroup("/a/docker-1.scope", "/a/docker-1.scope", false));
         assert!(is_cgroup("/", "/a", true));
+    }
+
+    #[test]
+    fn a_unit_s_path_ends_with_the_unit() {
+        for (cgroup, unit) in [
+            ("/system.slice/a.service", Some("/system.slice/a.service")),
+            ("/system.slice/a.service/child/deeper", Some("/system.slice/a.service")),
+            ("/a.slice/a-b.slice/c@1.service", Some("/a.slice/a-b.slice/c@1.service")),
+            ("/init.scope", Some("/init.scope")),
+            ("/", None),
+            ("/system.slice", None),
+            ("/system.slice/child/a.service", None),
+            ("/user.slice/user-1.slice/user@1.service/a.service", None),
+            ("/system.slice/a.service/docker-1.scope", None),
+            ("/system.slice/docker-1.scope", None),
+        ] {
+            assert_eq!(unit_path(cgroup), unit, "{cgroup}");
+        }
     }
 
     #[test]

@@ -11,11 +11,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::caller::{Caller, Processes, Why};
-use crate::cloud::{Asked, Door, Endpoint, Proof};
-use crate::policy::Policy;
+use crate::cloud::{Asked, Door, Endpoint, How, Proof};
+use crate::policy::{BindTokens, Policy};
 use crate::request::{Fault, Gate, Limits as GateLimits, Strictness};
 
 use super::identity::Identity;
+use super::tokens::Owner as TokenOwner;
 use super::upstream::{Owner, Route};
 use super::wire::{Admitted, Ending, Wire};
 use super::worker::Worker;
@@ -142,11 +143,27 @@ impl Connection {
     #[must_use]
     pub fn asked(&self, policy: &Policy) -> Asked {
         match self.wire.admitted() {
-            Some(Admitted::Head(head)) => Asked::read(policy.catalogue(), self.endpoint, head),
+            Some(Admitted::Head(head)) => {
+                let mut asked = Asked::read(policy.catalogue(), self.endpoint, head);
+                if policy.bind_tokens() != BindTokens::Off {
+                    self.look_up_token(&mut asked);
+                }
+                asked
+            }
             Some(Admitted::Faulty(fault)) => Asked::unclear(self.endpoint, None, fault),
             // hyper found one more request in the bytes than the gate did: nothing of it may pass.
             None => Asked::unclear(self.endpoint, None, Fault::RequestLineMalformed),
         }
+    }
+
+    /// Notes whose session token the request shows.
+    fn look_up_token(&self, asked: &mut Asked) {
+        let Some((token, spoken)) = asked.token().zip(asked.spoken.as_ref()) else { return };
+        let owner = self.identity.stamps().map(TokenOwner::of);
+        let tokens = &self.worker.shared.tokens;
+        let finding = tokens.look_up(token, owner.as_ref(), &spoken.session, Instant::now());
+        asked.speaks(How::Shows(finding.holder));
+        asked.token_of = finding.fetched_by.map(|owner| owner.to_string());
     }
 
     /// Who asks it, with the processes if the verdict depends on them.
@@ -165,7 +182,7 @@ impl Connection {
             return true;
         }
         let now = self.caller(policy, asked).await;
-        policy.decide(&now, asked).verdict() == policy.decide(before, asked).verdict()
+        policy.decide(&now, asked).does_the_same_as(&policy.decide(before, asked))
     }
 
     /// Whose idle upstream connections this client may use.

@@ -1,8 +1,8 @@
 //! The unprivileged half: it reads what callers write, judges it, and speaks to the metadata service.
 //!
 //! [`pipeline`] is the sentence of the crate's documentation, read top to bottom. [`wire`] puts the gate under
-//! hyper's server; [`upstream`] takes permits; [`record`] turns each exchange into one event;
-//! [`observer`] shows what the workers count.
+//! hyper's server; [`service`] asks on behalf of whoever has a permit, by [`upstream`]; [`record`] turns each exchange
+//! into one event; [`observer`] shows what the workers count.
 
 pub mod connection;
 pub mod flow;
@@ -15,7 +15,10 @@ pub mod record;
 pub mod reply;
 pub mod run;
 pub mod sandbox;
+pub mod service;
+pub mod tokens;
 pub mod tunnel;
+pub mod upgrade;
 pub mod upstream;
 pub mod wire;
 pub mod worker;

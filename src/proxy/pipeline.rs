@@ -12,7 +12,8 @@ use crate::policy::Action;
 use super::connection::{Connection, policy_now, strictness};
 use super::record::Exchange;
 use super::reply::{self, ReplyBody};
-use super::upstream::{self, UpstreamError};
+use super::service;
+use super::upstream::UpstreamError;
 
 /// Answers one request. Every request is decided anew, by the policy that is in force at that moment.
 pub async fn answer(
@@ -25,22 +26,21 @@ pub async fn answer(
     let asked = connection.asked(&policy);
     let caller = connection.caller(&policy, &asked).await;
     let decision = policy.decide(&caller, &asked);
-    exchange.judged(&policy, &asked, &decision);
+    exchange.judged(&asked, &decision);
     if exchange.must_not_go_unrecorded(&asked, &decision) {
         return Ok(reply::refuse(&policy.catalogue().refusal(&asked), reply::NO_RECORD, false, exchange));
     }
     match decision.act(&asked) {
         Action::Refuse(refusal) => {
             connection.identity.look_up_ends().await;
-            let answer = policy.catalogue().refusal(&asked);
+            let answer = refusal.answer(policy.catalogue(), &asked);
             // What was doubted once about a connection's holders stays in doubt: its client had better make a new one.
             let closes = asked.head.is_none() || caller.processes != Processes::Skipped;
             Ok(reply::refuse(&answer, &refusal.line(), closes, exchange))
         }
         Action::Forward(permit) => {
-            let sent =
-                upstream::forward(&connection.worker, &permit, connection.route, connection.owner(), request);
-            let response = match sent.await {
+            let answered = service::ask(&connection, &permit, &asked, request, &mut exchange).await;
+            let response = match answered {
                 Ok(response) => response,
                 Err(error) => return Err(exchange.upstream_failed(error)),
             };

@@ -11,7 +11,7 @@ use crate::audit::event::{Action, Event, Outcome, ProcessSource, Severity, TECHN
 use crate::audit::{Slot, scrub};
 use crate::caller::stamps::Flow;
 use crate::caller::{Attribution, Processes};
-use crate::cloud::{Asked, Class, Endpoint};
+use crate::cloud::{Asked, Class, Endpoint, TokenHolder};
 use crate::hex;
 use crate::policy::{Decision, Mode, Policy, Verdict};
 use crate::request::{BodyKind, Fault, RawHead};
@@ -68,15 +68,24 @@ impl Exchange {
     }
 
     /// Notes what was asked and how it was decided.
-    pub fn judged(&mut self, policy: &Policy, asked: &Asked, decision: &Decision) {
+    pub fn judged(&mut self, asked: &Asked, decision: &Decision) {
         let elapsed = micros(self.started);
         let Some(event) = &mut self.event else { return };
         event.decision_us = Some(elapsed);
         describe_asked(event, asked);
-        event.session = policy.catalogue().session_version(asked);
+        event.session = asked.session_version();
+        event.token_holder = asked.token_holder().filter(|holder| *holder != TokenHolder::Unchecked);
+        event.token_of = asked.token_of.clone().map(Cow::from);
         describe_decision(event, decision);
         self.connection.worker.counters.decided(asked, decision);
         self.upstream_since = Some(Instant::now());
+    }
+
+    /// Notes whether the request goes with a session token of the guard's own.
+    pub fn upgraded(&mut self, upgraded: bool) {
+        if let Some(event) = &mut self.event {
+            event.upgraded = upgraded.then_some(true);
+        }
     }
 
     /// In enforce mode no credential is given out without a record: a full disk must not hide a theft.

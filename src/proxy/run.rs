@@ -28,6 +28,8 @@ use super::keeper_line::KeeperLine;
 use super::limits::{Census, Flood, LookupBudget, Roll};
 use super::observer::{self, Ask, Doors, Known};
 use super::sandbox::{self, SandboxError};
+use super::tokens::{self, Tokens};
+use super::upgrade::OwnTokens;
 use super::upstream::Pool;
 use super::worker::{Shared, Worker};
 
@@ -137,9 +139,10 @@ fn serve(orders: &OwnedFd, start: Start, diags: Vec<SockDiag>, policy: Policy) -
         reloads: watch::Sender::new(0),
         alive_every: Duration::from_millis(alive_ms),
         sink: sink.clone(),
+        tokens: Arc::new(Tokens::new(random()?, Instant::now(), tokens::REMEMBERED)),
         census: Arc::new(Census::default()),
         draining,
-        run_id: run_id()?,
+        run_id: u32::from_le_bytes(random()?),
     });
     let mut workers = Vec::new();
     let mut asked = Vec::new();
@@ -223,11 +226,11 @@ fn change(known: &ArcSwap<Known>, how: impl FnOnce(&mut Known)) {
     known.store(Arc::new(changed));
 }
 
-/// A number that no other run is likely to have.
-fn run_id() -> io::Result<u32> {
-    let mut bytes = [0; 4];
+/// Bytes that no other run is likely to have, and that nobody can guess.
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
-    Ok(u32::from_le_bytes(bytes))
+    Ok(bytes)
 }
 
 /// One worker: a runtime of its own on a thread of its own.
@@ -249,6 +252,7 @@ fn work(
             cgroups: std::cell::RefCell::default(),
             resolving: tokio::sync::Mutex::new(()),
             pool: std::cell::RefCell::new(Pool::default()),
+            own_tokens: OwnTokens::default(),
             roll: Rc::new(Roll::default()),
             lookups: LookupBudget::default(),
             resolutions: LookupBudget::default(),

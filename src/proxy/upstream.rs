@@ -1,5 +1,5 @@
 //! The way to the metadata service. Nothing gets there without a [`Permit`], or a [`Passage`] for bytes that nobody
-//! reads.
+//! reads; but for the guard's own requests for session tokens ([`Outgoing`]).
 //!
 //! A connection is driven by the request that uses it, in the same task: a task of its own would cost a wake-up for
 //! every request. Idle connections wait in a pool, last in first out, and are never shared between callers of
@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderMap, HeaderName, TE, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
 use http::{Method as HttpMethod, Request, Response, Uri};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
@@ -22,10 +22,11 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use crate::cloud::Proof;
+use crate::cloud::{Proof, Session};
 use crate::policy::{Form, Passage, Permit};
 use crate::request::{BodyKind, names};
 
+use super::tokens::Learner;
 use super::worker::Worker;
 
 /// How many idle connections one caller may leave behind, and all callers of a worker together.
@@ -230,32 +231,30 @@ pub async fn open_unread(worker: &Worker, _: &Passage, route: Route) -> io::Resu
     route.open(worker).await
 }
 
-/// Sends what the permit allows, and nothing else, to the endpoint that the caller meant.
+/// Sends a request and waits for the head of its response.
 ///
 /// `owner` says whose idle connections may be used; `None` for a caller who is not known, who gets a fresh one.
-pub async fn forward(
+pub(super) async fn send(
     worker: &Rc<Worker>,
-    permit: &Permit<'_>,
     route: Route,
     owner: Option<Owner>,
-    client: Request<Incoming>,
+    mut request: Outgoing,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
-    let mut request = outgoing(permit, client)?;
     // A service that does not expect a body may take it for the next request, and would answer whoever is next: such a
     // connection serves nobody else.
-    let owner_after = owner.filter(|_| request.body().is_end_stream());
+    let owner_after = owner.filter(|_| request.0.body().is_end_stream());
     let idle = owner.and_then(|owner| worker.pool.borrow_mut().take(&owner));
     if let Some(mut link) = idle {
-        let again = repeatable(&request);
-        match link.exchange(request).await {
+        let again = request.again();
+        match link.exchange(request.0).await {
             Ok(response) => return Ok(streamed(worker, owner_after, link, response)),
             // The service closed the idle connection just as it was used. Only a request of which nothing was sent,
             // or which does the same twice, is sent again, and on a fresh connection.
-            Err((error, unsent)) => request = unsent.or(again).ok_or(error)?,
+            Err((error, unsent)) => request = unsent.map(Outgoing).or(again).ok_or(error)?,
         }
     }
     let mut link = Link::connect(worker, route).await?;
-    match link.exchange(request).await {
+    match link.exchange(request.0).await {
         Ok(response) => Ok(streamed(worker, owner_after, link, response)),
         Err((error, _)) => Err(error),
     }
@@ -272,41 +271,70 @@ fn streamed(
     // The version is the connection's own affair: hyper answers each client in the client's.
     parts.version = http::Version::HTTP_11;
     let home = owner.map(|owner| (Rc::clone(worker), owner));
-    Response::from_parts(parts, UpstreamBody { incoming, link: Some(link), home })
+    Response::from_parts(parts, UpstreamBody { incoming, link: Some(link), home, learner: None })
 }
 
-/// A copy of a request that may be sent twice: a read without a body.
-fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let is_read = matches!(*request.method(), HttpMethod::GET | HttpMethod::HEAD);
-    if !is_read || !matches!(request.body(), RequestBody::Empty) {
-        return None;
+/// A request that may go upstream: what a permit allows, or the guard asking for a session token of its own.
+pub(super) struct Outgoing(Request<RequestBody>);
+
+impl Outgoing {
+    /// What a permit allows and nothing else: made anew from what was judged, or in audit mode the caller's own.
+    pub(super) fn permitted(permit: &Permit<'_>, client: Request<Incoming>) -> Result<Self, UpstreamError> {
+        let (mut parts, incoming) = client.into_parts();
+        let head = match permit.form() {
+            Form::Rebuilt(target) | Form::Upgraded(target, _) => {
+                parts.uri =
+                    Uri::try_from(target.sent()).map_err(|error| UpstreamError::Unwritable(error.into()))?;
+                retain(&mut parts.headers, |name| is_framing(name) || !names::is_dropped_in_enforce(name));
+                target.head()
+            }
+            Form::AsItCame(head) => head,
+            // hyper was shown a stand-in for a head that could not be read: there is nothing to send.
+            Form::Tunnel => return Err(UpstreamError::Unreadable),
+        };
+        strip_hop_by_hop(&mut parts.headers);
+        let body =
+            if head.body() == BodyKind::None { RequestBody::Empty } else { RequestBody::Client(incoming) };
+        Ok(Self(Request::from_parts(parts, body)))
     }
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(copy)
-}
 
-/// The request as it goes upstream: made anew from what was judged, or in audit mode the caller's own.
-fn outgoing(permit: &Permit<'_>, client: Request<Incoming>) -> Result<Request<RequestBody>, UpstreamError> {
-    let (mut parts, incoming) = client.into_parts();
-    let head = match permit.form() {
-        Form::Rebuilt(target) => {
-            parts.uri =
-                Uri::try_from(target.sent()).map_err(|error| UpstreamError::Unwritable(error.into()))?;
-            retain(&mut parts.headers, |name| is_framing(name) || !names::is_dropped_in_enforce(name));
-            target.head()
+    /// The guard's own request for a token, with the longest lifetime. `None` where there is nothing to ask for.
+    pub(super) fn for_token(session: &Session, to: SocketAddr) -> Option<Self> {
+        let lifetime = HeaderName::try_from(session.ttl_header.as_ref()?).ok()?;
+        let host = match to {
+            SocketAddr::V4(to) => to.ip().to_string(),
+            SocketAddr::V6(to) => format!("[{}]", to.ip()),
+        };
+        let host = if to.port() == 80 { host } else { format!("{host}:{}", to.port()) };
+        let mut request = Request::new(RequestBody::Empty);
+        *request.method_mut() = session.method.parse().ok()?;
+        *request.uri_mut() = session.fetch.as_ref()?.parse().ok()?;
+        request.headers_mut().insert(HOST, HeaderValue::try_from(host).ok()?);
+        request.headers_mut().insert(lifetime, HeaderValue::from(session.ttl.1));
+        Some(Self(request))
+    }
+
+    /// The same with a session token, in place of any other.
+    pub(super) fn with_token(mut self, header: &HeaderName, token: &HeaderValue) -> Self {
+        self.0.headers_mut().insert(header.clone(), token.clone());
+        self
+    }
+
+    /// A copy, if the request may be sent twice: a read without a body.
+    pub(super) fn again(&self) -> Option<Self> {
+        let request = &self.0;
+        let is_read = matches!(*request.method(), HttpMethod::GET | HttpMethod::HEAD);
+        if !is_read || !matches!(request.body(), RequestBody::Empty) {
+            return None;
         }
-        Form::AsItCame(head) => head,
-        // hyper was shown a stand-in for a head that could not be read: there is nothing to send.
-        Form::Tunnel => return Err(UpstreamError::Unreadable),
-    };
-    strip_hop_by_hop(&mut parts.headers);
-    let body = if head.body() == BodyKind::None { RequestBody::Empty } else { RequestBody::Client(incoming) };
-    Ok(Request::from_parts(parts, body))
+        let mut copy = Request::new(RequestBody::Empty);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        Some(Self(copy))
+    }
 }
 
 /// hyper writes these anew from what they say; without them it would choose a framing of its own.
@@ -345,9 +373,15 @@ pub struct UpstreamBody {
     incoming: Incoming,
     link: Option<Link>,
     home: Option<(Rc<Worker>, Owner)>,
+    learner: Option<Learner>,
 }
 
 impl UpstreamBody {
+    /// Lets somebody see what passes.
+    pub(super) fn watch(&mut self, learner: Learner) {
+        self.learner = Some(learner);
+    }
+
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -358,10 +392,23 @@ impl UpstreamBody {
             link.drive(cx);
             frame = Pin::new(&mut self.incoming).poll_frame(cx);
         }
+        self.show(&frame);
         if matches!(frame, Poll::Ready(None)) {
             self.settle();
         }
         frame
+    }
+
+    fn show(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, hyper::Error>>>) {
+        let Some(learner) = &mut self.learner else { return };
+        if let Poll::Ready(Some(Ok(frame))) = frame
+            && let Some(data) = frame.data_ref()
+        {
+            learner.see(data);
+        }
+        if matches!(frame, Poll::Ready(None)) || self.incoming.is_end_stream() {
+            self.learner.take().into_iter().for_each(Learner::finish);
+        }
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
@@ -387,5 +434,28 @@ impl Drop for UpstreamBody {
         if self.incoming.is_end_stream() {
             self.settle();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::Catalogue;
+
+    #[test]
+    fn the_guard_asks_for_a_token_as_clients_do() {
+        let session = Catalogue::builtin().cloud("aws-ec2").unwrap().session().unwrap();
+        for (to, host) in [
+            ("169.254.169.254:80", "169.254.169.254"),
+            ("[fd00:ec2::254]:80", "[fd00:ec2::254]"),
+            ("169.254.169.254:8080", "169.254.169.254:8080"),
+        ] {
+            let Outgoing(request) = Outgoing::for_token(session, to.parse().unwrap()).unwrap();
+            assert_eq!((request.method().as_str(), request.uri().path()), ("PUT", "/latest/api/token"));
+            assert_eq!(request.headers()["host"], host);
+            assert_eq!(request.headers()["x-aws-ec2-metadata-token-ttl-seconds"], "21600");
+        }
+        let ibm = Catalogue::builtin().cloud("ibm-vpc").unwrap().session().unwrap();
+        assert!(Outgoing::for_token(ibm, "169.254.169.254:80".parse().unwrap()).is_none());
     }
 }

@@ -18,6 +18,8 @@ use crate::policy::Policy;
 use super::keeper_line::KeeperLine;
 use super::limits::{Census, Flood, LookupBudget, Roll};
 use super::observer::Known;
+use super::tokens::Tokens;
+use super::upgrade::OwnTokens;
 use super::upstream::Pool;
 
 /// What all workers share.
@@ -33,6 +35,8 @@ pub struct Shared {
     pub reloads: tokio::sync::watch::Sender<u64>,
     /// The audit log.
     pub sink: Sink,
+    /// Who fetched which session token.
+    pub tokens: Arc<Tokens>,
     /// Connections at this moment.
     pub census: Arc<Census>,
     /// Set when the guard stops: nothing new is accepted, and what is under way may go on until then.
@@ -57,6 +61,8 @@ pub struct Worker {
     pub resolving: tokio::sync::Mutex<()>,
     /// Idle upstream connections.
     pub pool: RefCell<Pool>,
+    /// Session tokens of the guard's own.
+    pub own_tokens: OwnTokens,
     /// Client connections under way.
     pub roll: Rc<Roll>,
     /// Look-ups of processes that are left to each uid.

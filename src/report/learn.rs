@@ -136,6 +136,8 @@ fn missing(record: &Record<'_>, base: Option<&Policy>) -> Missing {
         (Verdict::Allow, _) => Missing::Classes(Classes::EMPTY),
         (Verdict::Deny, Reason::RuleDenies) => Missing::Forbidden,
         (Verdict::Deny, Reason::NotGranted { missing, .. }) => Missing::Classes(missing),
+        // No grant makes up for a session token.
+        (Verdict::Deny, reason) if reason.is_about_tokens() => Missing::Classes(Classes::EMPTY),
         (Verdict::Deny, _) => Missing::Classes(touched),
     }
 }

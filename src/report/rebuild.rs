@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use super::record::Record;
 use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Exe, Process, Processes, Stamps, Why};
 use crate::cases::{described, request};
-use crate::cloud::{Asked, Class, Endpoint};
-use crate::policy::{Decision, Policy};
+use crate::cloud::{Asked, Class, Endpoint, How, TokenHolder};
+use crate::policy::{BindTokens, Decision, Policy};
 use crate::request::Fault;
 
 /// A decision about a recorded request by some policy.
@@ -40,7 +40,10 @@ pub fn decide(record: &Record<'_>, policy: &Policy) -> Option<Rebuilt> {
     }
     let (asked, faults_known) = asked(record, policy);
     let decision = policy.decide(&caller, &asked);
-    let uncertain = !faults_known || (!sure && policy.needs_processes(&caller, &asked));
+    // A guard that does not bind tokens does not look whose they are.
+    let token_unknown =
+        policy.bind_tokens() == BindTokens::On && asked.token_holder() == Some(TokenHolder::Unchecked);
+    let uncertain = !faults_known || token_unknown || (!sure && policy.needs_processes(&caller, &asked));
     Some(Rebuilt { caller, asked: Some(asked), decision, uncertain })
 }
 
@@ -106,6 +109,15 @@ fn asked(record: &Record<'_>, policy: &Policy) -> (Asked, bool) {
     if asked.target.is_ok() {
         asked.faults = faults;
     }
+    // Events hold no headers, but they tell whether a token was shown, and whose it was.
+    match &*record.session {
+        "v1" => asked.speaks(How::Without),
+        "v2" => {
+            let holder = TokenHolder::from_name(&record.token_holder).unwrap_or_default();
+            asked.speaks(How::Shows(holder));
+        }
+        _ => {}
+    }
     // What was seen on its own cloud, with all of its headers, is better known than what this policy's catalogue
     // makes of the path alone; unless that catalogue knows more.
     let recorded = record.touched();
@@ -170,5 +182,24 @@ mod tests {
         assert!(newer.uncertain);
         let unread = rebuilt(&policy, r#""url.original":"/%zz","imds_guard.faults":["percent-malformed"]"#);
         assert_eq!(unread.decision.reason().code(), "percent-malformed");
+    }
+
+    #[test]
+    fn an_event_tells_enough_to_judge_its_session_again() {
+        let policy = policy(
+            "mode = \"enforce\"\ncloud = \"aws\"\nv1 = \"deny\"\nbind-tokens = \"on\"\n[everyone]\nallow = \"config\"\n",
+        );
+        let path = r#""url.path":"/latest/meta-data/instance-id""#;
+        let reason = |fields: &str| {
+            let rebuilt = rebuilt(&policy, &format!("{path},{fields}"));
+            (rebuilt.decision.reason().code(), rebuilt.uncertain)
+        };
+        assert_eq!(reason(r#""imds_guard.session":"v1""#), ("token-required", false));
+        assert_eq!(reason(r#""imds_guard.session":"v2""#), ("everyone-allows", true));
+        let held =
+            |holder: &str| format!(r#""imds_guard.session":"v2","imds_guard.token.holder":"{holder}""#);
+        assert_eq!(reason(&held("own")), ("everyone-allows", false));
+        assert_eq!(reason(&held("foreign")), ("token-of-another", false));
+        assert_eq!(reason(&held("unknown")), ("token-unknown", false));
     }
 }

@@ -100,6 +100,10 @@ pub struct Record<'a> {
     pub user_agent: Text<'a>,
     #[serde(rename = "imds_guard.session", borrow)]
     pub session: Text<'a>,
+    #[serde(rename = "imds_guard.upgraded")]
+    pub upgraded: bool,
+    #[serde(rename = "imds_guard.token.holder", borrow)]
+    pub token_holder: Text<'a>,
     #[serde(rename = "http.response.status_code")]
     pub status: Option<u16>,
     #[serde(rename = "destination.ip")]

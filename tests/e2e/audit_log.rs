@@ -90,7 +90,7 @@ fn every_request_of_a_connection_has_its_event() {
 #[test]
 #[ignore = "needs root: make test runs it"]
 fn no_secret_is_in_any_event_or_log() {
-    let bed = Bed::with_options(Options { v2_only: true });
+    let bed = Bed::with_options(Options { v2_only: true, ..Options::default() });
     let guard = bed.guard(&Policy::audit());
     let agent = bed.agent();
     let ttl = "X-aws-ec2-metadata-token-ttl-seconds: 60";

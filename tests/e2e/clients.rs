@@ -52,7 +52,7 @@ fn ask(caller: &Caller<'_>, python: &Path, client: &str) -> Outcome {
 /// The listed agent gets credentials; the same program, as the same user, in another unit gets none and knows it fast.
 fn check(client: &str) {
     let python = python();
-    let bed = Bed::with_options(Options { v2_only: true });
+    let bed = Bed::with_options(Options { v2_only: true, ..Options::default() });
     let _guard = bed.guard(&Policy::enforce());
     let mut hosts = tempfile::Builder::new().prefix(&bed.name).tempfile().unwrap();
     writeln!(hosts, "127.0.0.1 localhost\n169.254.169.254 metadata.google.internal").unwrap();

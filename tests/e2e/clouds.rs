@@ -64,7 +64,7 @@ fn aws_session(caller: &Caller<'_>, host: &str) -> (u16, String) {
 }
 
 fn check_aws(host: &str) {
-    let bed = Bed::with_options(Options { v2_only: true });
+    let bed = Bed::with_options(Options { v2_only: true, ..Options::default() });
     let _guard = bed.guard(&Policy::enforce());
     let (status, body) = aws_session(&bed.agent(), host);
     assert_eq!(status, 200);

@@ -40,6 +40,7 @@ mod odd_sockets;
 mod privileges;
 mod redirect_command;
 mod reload;
+mod session;
 mod status;
 mod tools;
 mod upstream;

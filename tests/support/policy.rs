@@ -16,6 +16,7 @@ pub struct Policy {
     user: String,
     cloud: &'static str,
     everyone: &'static str,
+    keys: String,
     guard: String,
     more: String,
 }
@@ -31,6 +32,7 @@ impl Policy {
             user: GUARD_UID.to_string(),
             cloud: "all",
             everyone: r#""config", "session""#,
+            keys: String::new(),
             guard: String::new(),
             more: tables,
         }
@@ -72,6 +74,17 @@ impl Policy {
         self
     }
 
+    /// With one more key at the top.
+    pub fn key(mut self, line: &str) -> Self {
+        let _ = writeln!(self.keys, "{line}");
+        self
+    }
+
+    /// Served by so many workers.
+    pub fn workers(self, count: u8) -> Self {
+        self.guard_key(&format!("workers = {count}"))
+    }
+
     /// With more tables.
     pub fn with(mut self, tables: &str) -> Self {
         let _ = writeln!(self.more, "\n{tables}");
@@ -80,11 +93,11 @@ impl Policy {
 
     /// The policy's text, for a guard whose files are in this directory.
     pub fn text(&self, dir: &Path) -> String {
-        let Self { mode, user, cloud, everyone, guard, more } = self;
+        let Self { mode, user, cloud, everyone, keys, guard, more } = self;
         let dir = dir.display();
         let guard = guard.replace("{dir}", &dir.to_string());
         format!(
-            "mode = \"{mode}\"\ncloud = \"{cloud}\"\n\n[guard]\nuser = \"{user}\"\n\
+            "mode = \"{mode}\"\ncloud = \"{cloud}\"\n{keys}\n[guard]\nuser = \"{user}\"\n\
              audit-log = \"{dir}/audit.jsonl\"\n{guard}\n\
              [everyone]\nallow = [{everyone}]\n\n{more}"
         )

@@ -23,6 +23,7 @@ path = "/*/api/token"
 ttl-min = 1
 ttl-max = 60
 token-header = "X-Token"
+required-status = 401
 
 [[resource]]
 path = "/*/api/token"

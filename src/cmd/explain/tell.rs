@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::Question;
 use crate::caller::{Attribution, Caller, Processes};
-use crate::cloud::Classes;
+use crate::cloud::{Classes, How, TokenHolder};
 use crate::cmd::input::Loaded;
-use crate::policy::{AgentFit, Line, Mode, Places, Trace, Verdict};
+use crate::policy::{AgentFit, BindTokens, Line, Mode, Places, Trace, V1, Verdict};
 use crate::report::escape::terminal;
 
 /// Everything that is said about one request.
@@ -20,6 +20,7 @@ pub(super) struct Explanation {
     base: BaseStep,
     agents: Vec<AgentStep>,
     rules: Vec<RuleStep>,
+    session: Option<SessionStep>,
     missing: Classes,
     verdict: Verdict,
     mode: Mode,
@@ -80,6 +81,16 @@ struct AgentStep {
 }
 
 #[derive(Serialize)]
+struct SessionStep {
+    /// `v1`, `v2`, or nothing for the token request itself.
+    version: Option<&'static str>,
+    /// What the policy does with it.
+    does: &'static str,
+    meaning: String,
+    at: Option<Line>,
+}
+
+#[derive(Serialize)]
 struct RuleStep {
     name: String,
     action: &'static str,
@@ -110,6 +121,7 @@ impl Explanation {
             base: base(&question.caller, trace.as_ref(), &places),
             agents: trace.iter().flat_map(|trace| agents(trace, &places)).collect(),
             rules: trace.iter().flat_map(|trace| rules(trace, &places)).collect(),
+            session: session(question, loaded, trace.as_ref(), &places),
             missing: touches.minus(granted),
             verdict: decision.verdict(),
             mode: decision.mode(),
@@ -152,6 +164,9 @@ impl Explanation {
         }
         if self.rules.is_empty() {
             step(out, "rule", "none matches")?;
+        }
+        if let Some(session) = &self.session {
+            step(out, "session", &format!("{}{}", session.meaning, place(session.at.as_ref())))?;
         }
         let verdict = match self.effect {
             "pass" => "ALLOW",
@@ -271,6 +286,53 @@ fn agents<'a>(trace: &'a Trace, places: &'a Places) -> impl Iterator<Item = Agen
             at: places.agent(&step.name).cloned(),
         }
     })
+}
+
+/// What the session protocol makes of the request: whether it shows a token, and what follows.
+fn session(
+    question: &Question,
+    loaded: &Loaded,
+    trace: Option<&Trace>,
+    places: &Places,
+) -> Option<SessionStep> {
+    let spoken = question.asked.as_ref()?.spoken.as_ref()?;
+    let bind = loaded.policy.bind_tokens();
+    let (does, meaning, at) = match (&spoken.how, trace.and_then(|trace| trace.v1.as_ref())) {
+        (How::Asks, _) => ("pass", "it asks for a token, which the service gives".to_owned(), None),
+        (How::Shows(holder), _) => {
+            let does = match (holder, bind) {
+                (TokenHolder::Foreign | TokenHolder::Unknown, BindTokens::On) => "deny",
+                _ => "pass",
+            };
+            let whose = match holder {
+                TokenHolder::Unchecked => "whose it is was not looked up",
+                TokenHolder::Own => "the caller fetched it",
+                TokenHolder::Older => "it may be older than the guard",
+                TokenHolder::Foreign => "another caller fetched it",
+                TokenHolder::Unknown => "nobody here fetched it",
+            };
+            (
+                does,
+                format!("v2, it shows a token: {whose} (bind-tokens: {})", bind.name()),
+                places.bind_tokens.clone(),
+            )
+        }
+        (How::Without | How::Malformed, v1) => {
+            let (v1, agent) = v1.map_or((loaded.policy.v1(), None), |step| (step.v1, step.agent.as_ref()));
+            let by = agent.map(|name| format!(", says agent {name}")).unwrap_or_default();
+            let at = agent.and_then(|name| places.agent(name)).or(places.v1.as_ref()).cloned();
+            let what = match v1 {
+                V1::Allow => "the service may take it or not",
+                V1::Upgrade if question.decision.upgrades() => "the guard shows a token of its own",
+                V1::Upgrade => {
+                    "it would be sent with a token of the guard's, if it were allowed under enforce"
+                }
+                V1::Deny => "denied as where tokens are required",
+            };
+            (v1.name(), format!("v1, it shows no token: {what}{by}"), at)
+        }
+    };
+    Some(SessionStep { version: spoken.version(), does, meaning, at })
 }
 
 fn rules<'a>(trace: &'a Trace, places: &'a Places) -> impl Iterator<Item = RuleStep> + 'a {

@@ -12,6 +12,7 @@ use crate::policy::compile::{classes, shared};
 use crate::policy::diagnostic::did_you_mean;
 use crate::policy::evaluate::all_classes;
 use crate::policy::index::RuleSet;
+use crate::policy::session::V1;
 use crate::policy::source::{AgentTable, Ids, Name};
 use crate::policy::unit::{UnitFault, UnitPattern};
 
@@ -42,6 +43,7 @@ impl Reader<'_, '_, '_> {
             sha256,
             allow,
             ceiling: all_classes(),
+            v1: V1::read(self.document, table.v1.as_ref(), self.report),
             rules: RuleSet::default(),
         };
         let name_place = self.document.place(name?.span());
@@ -62,7 +64,8 @@ impl Reader<'_, '_, '_> {
         if let (Cgroups::Anywhere, Some(subtree)) = (&agent.place, &table.subtree) {
             self.error("subtree-of-nothing", "`subtree` needs a `unit` or a `cgroup`", subtree.span());
         }
-        Some(DraftAgent { agent, place: name_place, weak })
+        let v1 = table.v1.as_ref().map(|v1| self.document.place(v1.span()));
+        Some(DraftAgent { agent, place: name_place, weak, v1 })
     }
 
     fn cgroups(&mut self, table: &AgentTable, whole: &Range<usize>) -> Cgroups {

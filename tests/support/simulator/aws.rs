@@ -65,6 +65,7 @@ fn put_token(request: &Request, state: &State) -> Response {
     }
     match request.header(TTL).and_then(|value| value.parse::<u64>().ok()) {
         Some(seconds @ 1..=21_600) => {
+            let seconds = state.options.token_seconds.map_or(seconds, |most| seconds.min(most));
             Response::text(state.issue_token(Duration::from_secs(seconds))).header(TTL, seconds.to_string())
         }
         _ => Response::new(400, ""),

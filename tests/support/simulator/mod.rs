@@ -32,6 +32,8 @@ pub const SECRET_MARK: &str = "decoy-secret";
 pub struct Options {
     /// AWS answers 401 to every read without a session token (IMDSv2 only).
     pub v2_only: bool,
+    /// No token lives longer than so many seconds, whatever is asked for.
+    pub token_seconds: Option<u64>,
 }
 
 /// One request as it reached the decoy cloud.
@@ -175,6 +177,11 @@ impl Simulator {
     pub fn change(&self) {
         *lock(&self.state.version) += 1;
         self.state.changed.notify_all();
+    }
+
+    /// From now on, no token that was handed out is good any more.
+    pub fn revoke_tokens(&self) {
+        lock(&self.state.tokens).clear();
     }
 
     /// How many clients left while [`Fault::Hang`] kept them waiting.
