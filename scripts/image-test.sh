@@ -106,7 +106,7 @@ Description=Image test
 DefaultDependencies=no
 After=local-fs.target
 [Service]
-ExecStart=${IMAGE_TEST_COMMAND:-/usr/bin/python3 /opt/image-test/guest.py /results ${ONLY:-}}
+ExecStart=${IMAGE_TEST_COMMAND:-/usr/bin/python3 /opt/image-test/guest.py /results ${ONLY:+only=$ONLY}}
 ExecStopPost=/bin/sh -c "journalctl -b --no-pager -o short-monotonic >/results/journal.txt"
 ExecStopPost=/bin/systemctl --no-block poweroff
 StandardOutput=journal+console

@@ -23,6 +23,7 @@ LIST
 /usr/bin/python3 python3      python3
 venv             python3-venv python3-pip
 systemd-analyze  systemd      systemd
+iptables-restore iptables     iptables-nft
 chromium         chromium     chromium
 LIST
     fi

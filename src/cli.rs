@@ -70,6 +70,10 @@ pub struct RunArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "told at ConfigArgs")]
     pub config: ConfigArgs,
+    /// Keep the last policy that was accepted here, and the direction of failure; start with it when the policy has
+    /// become wrong. Without it: $STATE_DIRECTORY if the service manager set it, else nothing is kept
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
 }
 
 /// `imds-guard check`

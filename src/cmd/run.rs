@@ -6,10 +6,13 @@ use super::{Exit, complain};
 use crate::cli::RunArgs;
 use crate::keeper::error::{self, KeeperError};
 use crate::keeper::run as keeper;
+use crate::keeper::state::State;
 
 /// Guards until told to stop.
 pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
-    let Err(error) = keeper::run(&args.config.config) else { return Ok(Exit::Success) };
+    let Err(error) = keeper::run(&args.config.config, State::at(args.state.as_deref())) else {
+        return Ok(Exit::Success);
+    };
     let exit = match &error {
         KeeperError::NotRoot | KeeperError::UserNamespace | KeeperError::File(_) | KeeperError::NoUser(_) => {
             Exit::Config

@@ -30,11 +30,26 @@ pub struct Bundle {
 impl Bundle {
     /// Reads everything that the policy at `main` depends on.
     pub fn read(main: &Path, trust: Trust) -> Result<Self, FileError> {
-        let files =
-            files::policy(main, trust)?.into_iter().map(|source| (source.name, source.text)).collect();
+        let files = files::policy(main, trust)?.into_iter().map(|source| (source.name, source.text));
+        Ok(Self::here(files.collect()))
+    }
+
+    /// These policy files with the users, groups and clouds of this moment.
+    fn here(files: Vec<(String, String)>) -> Self {
         let (passwd, group) = host::accounts();
         let detected = Catalogue::detect(&host::dmi()).into_iter().map(str::to_owned).collect();
-        Ok(Self { files, passwd, group, detected })
+        Self { files, passwd, group, detected }
+    }
+
+    /// A bundle's bytes, to be kept.
+    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    /// The policy files of a bundle that was kept. Users and clouds are read anew: a number may be somebody else's now.
+    pub fn kept(bytes: &[u8]) -> io::Result<Self> {
+        let kept: Self = serde_json::from_slice(bytes)?;
+        Ok(Self::here(kept.files))
     }
 
     /// The policy that the files say, or everything that is wrong with them.
@@ -71,7 +86,7 @@ impl Bundle {
     pub fn seal(&self) -> io::Result<OwnedFd> {
         let memory = memfd_create("imds-guard-policy", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         let mut file = File::from(memory);
-        file.write_all(&serde_json::to_vec(self)?)?;
+        file.write_all(&self.to_bytes()?)?;
         file.rewind()?;
         fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
         Ok(file.into())

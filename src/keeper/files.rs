@@ -129,7 +129,8 @@ pub fn audit_log(log: &AuditLog) -> Result<Destination, FileError> {
     opened.map_err(|cause| FileError::Log { path: path.into(), cause })
 }
 
-fn standard_output() -> io::Result<Destination> {
+/// Standard output, for what has to be told while no policy says where to.
+pub fn standard_output() -> io::Result<Destination> {
     let stdout = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
     Ok(Destination::Stream(stdout.into()))
 }

@@ -4,26 +4,49 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
-use crate::redirect::Led;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
+
+use crate::redirect::Led;
+
+use super::store::Kept;
 
 /// How many connections may wait to be accepted. The kernel's own limit (`net.core.somaxconn`) may be lower.
 const BACKLOG: i32 = 4096;
 
-/// Listeners for each endpoint, one per worker so that a connection wakes one of them, at every address of the IP version: the redirect leads a connection to an address of
-/// the interface that it leaves through. What the redirect did not bring is reset, by the rules and once more by the
-/// proxy. A host without IPv6 has no IPv6 listeners.
-pub fn open(doors: &[Led], workers: usize) -> Result<Vec<TcpListener>, (u16, io::Error)> {
-    let mut listeners = Vec::new();
+/// The listeners of all endpoints.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Each endpoint's, one after the other.
+    pub all: Vec<TcpListener>,
+    /// Those among them that are new, for the service manager to keep.
+    pub new: Vec<TcpListener>,
+}
+
+/// Listeners for each endpoint: one per worker, so that a connection wakes one of them, at every address of the IP
+/// version, since the redirect leads a connection to an address of the interface that it leaves through. What the
+/// redirect did not bring is reset, by the rules and once more by the proxy. A host without IPv6 has no IPv6 listeners.
+///
+/// Those that an earlier guard left are all used, more than one per worker included: connections may wait in them.
+pub fn open(doors: &[Led], workers: usize, kept: &mut Kept) -> Result<Listeners, (u16, io::Error)> {
+    let mut listeners = Listeners::default();
     for door in doors {
         let any = match door.endpoint.addr {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        let per_worker: io::Result<Vec<TcpListener>> =
-            (0..workers).map(|_| open_at(SocketAddr::new(any, door.port))).collect();
-        match per_worker {
-            Ok(per_worker) => listeners.extend(per_worker),
+        let addr = SocketAddr::new(any, door.port);
+        let before = kept.take(addr);
+        let new: io::Result<Vec<TcpListener>> = (before.len()..workers).map(|_| open_at(addr)).collect();
+        let copies = new.and_then(|new| {
+            let copies: io::Result<Vec<TcpListener>> = new.iter().map(TcpListener::try_clone).collect();
+            Ok((copies?, new))
+        });
+        match copies {
+            Ok((copies, new)) => {
+                listeners.all.extend(before);
+                listeners.all.extend(copies);
+                listeners.new.extend(new);
+            }
             Err(error) if any.is_ipv6() && lacks_ipv6(&error) => {
                 tracing::info!(endpoint = %door.endpoint, "this host has no IPv6: an endpoint needs no guarding");
             }
@@ -40,7 +63,8 @@ fn lacks_ipv6(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno as i32))
 }
 
-fn open_at(addr: SocketAddr) -> io::Result<TcpListener> {
+/// One listener that shares its address with the other workers'.
+pub(super) fn open_at(addr: SocketAddr) -> io::Result<TcpListener> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket: OwnedFd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
@@ -66,7 +90,7 @@ mod tests {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let endpoints =
             [Endpoint::new(Endpoint::SHARED, 80), Endpoint::new("fd00:ec2::254".parse().unwrap(), 80)];
-        let listeners = open(&lead(&endpoints, port), 2).unwrap();
+        let listeners = open(&lead(&endpoints, port), 2, &mut Kept::default()).unwrap().all;
         assert!(listeners.iter().all(|listener| listener.local_addr().unwrap().ip().is_unspecified()));
         assert!(listeners[..2].iter().all(|listener| listener.local_addr().unwrap().port() == port));
     }

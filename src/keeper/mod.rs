@@ -3,6 +3,7 @@
 
 pub mod answers;
 pub mod bundle;
+pub mod choice;
 pub mod error;
 pub mod files;
 pub mod host;
@@ -12,6 +13,9 @@ pub mod privileges;
 pub mod protocol;
 pub mod proxy;
 pub mod replies;
+pub mod rotation;
 pub mod run;
+pub mod state;
 pub mod status;
+pub mod store;
 pub mod upstream;

@@ -47,7 +47,8 @@ pub(super) fn wanted(policy: &Policy, guard_uid: u32, doors: Vec<Led>) -> Result
     let proof = |door: &Led| policy.catalogue().proof(door.endpoint);
     Ok(Wanted {
         direction: policy.mode().into(),
-        as_root: doors.iter().any(|door| proof(door) != Proof::None),
+        as_root: policy.settings().upstream_mark.is_some()
+            || doors.iter().any(|door| proof(door) != Proof::None),
         doors,
         guard_uid,
         interfaces: interfaces::read()?,

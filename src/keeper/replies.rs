@@ -9,6 +9,7 @@ use rustix::net::RecvFlags;
 
 use crate::cloud::{Endpoint, Proof};
 use crate::policy::Policy;
+use crate::redirect::ruleset::MARK_BIT;
 
 use super::answers::Oracle;
 use super::protocol::{self, Answer, MESSAGE_BYTES, QUESTION_BYTES, Question, Reply};
@@ -54,11 +55,20 @@ fn answer(channel: &OwnedFd, reply: &Reply, along: &[BorrowedFd<'_>]) {
 /// an attacker's hands.
 fn connect(policy: &Policy, question: Question) -> Option<OwnedFd> {
     let Question::Connect { addr, port, low_port } = question else { return None };
-    let wanted = if low_port { Proof::PrivilegedPort } else { Proof::Root };
-    if policy.catalogue().proof(Endpoint::new(addr, port)) != wanted {
+    let mark = policy.settings().upstream_mark;
+    let proof = policy.catalogue().proof(Endpoint::new(addr, port));
+    let may = match (proof, low_port) {
+        (Proof::Root, false) | (Proof::PrivilegedPort, true) => true,
+        // Where every connection needs the mark, each is the keeper's to open; to nowhere but the endpoints.
+        (Proof::None | Proof::PrivilegedPort, false) => {
+            mark.is_some() && policy.catalogue().serves(Endpoint::new(addr, port))
+        }
+        (Proof::None | Proof::Root, true) => false,
+    };
+    if !may {
         return None;
     }
-    upstream::open(SocketAddr::new(addr, port), low_port)
+    upstream::open(SocketAddr::new(addr, port), low_port, mark.unwrap_or(MARK_BIT))
         .inspect_err(|error| tracing::warn!(%error, "a privileged upstream connection could not be opened"))
         .ok()
 }

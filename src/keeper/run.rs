@@ -25,12 +25,16 @@ use crate::redirect::{Direction, Led, Wanted, ruleset};
 
 use super::answers::Oracle;
 use super::bundle::Bundle;
+use super::choice::{self, Chosen};
 use super::error::{KeeperError, report};
 use super::files::{self, Trust};
 use super::plan::{beat_period, compile, executables, role, wanted};
 use super::protocol::{self, QUESTION_BYTES};
 use super::proxy::ProxyProcess;
+use super::rotation::{self, Rotation};
+use super::state::State;
 use super::status::StatusDoors;
+use super::store::{self, Kept};
 use super::{host, listeners, privileges, replies};
 
 /// How long requests under way may go on after SIGTERM.
@@ -42,22 +46,27 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How many beats a worker may miss.
 const SILENT_PERIODS: u32 = 3;
 
-/// How long the workers go on accepting after they were told to end.
-const LAST_CALL: Duration = Duration::from_millis(100);
-
 /// How many questions of one worker are answered before the next worker's turn.
 const QUESTIONS_PER_TURN: usize = 16;
 
 /// Runs the guard until it is told to stop.
-pub fn run(config: &Path) -> Result<(), KeeperError> {
+pub fn run(config: &Path, state: State) -> Result<(), KeeperError> {
     if !nix::unistd::getuid().is_root() {
         return Err(KeeperError::NotRoot);
     }
     if !host::in_initial_user_namespace()? {
         return Err(KeeperError::UserNamespace);
     }
+    let mut kept = Kept::receive();
     let signals = block_signals()?;
-    Keeper::start(config, signals)?.keep()
+    let ports = kept.ports();
+    match Keeper::start(config, state, signals, &mut kept) {
+        Ok(keeper) => keeper.keep(),
+        Err(error) => {
+            store::forget(&ports);
+            Err(error)
+        }
+    }
 }
 
 /// Signals become readable events; blocked before the proxy is started, which has its own.
@@ -73,8 +82,12 @@ fn block_signals() -> io::Result<SignalFd> {
 struct Keeper {
     config: PathBuf,
     signals: SignalFd,
+    state: State,
     policy: Policy,
+    /// Why it is the last good policy that is in force, and not the one in its file.
+    stand_in: Option<String>,
     log: Destination,
+    rotation: Option<Rotation>,
     /// Kept open, though the proxy accepts: connections that arrive while a proxy ends are not refused.
     listeners: Vec<TcpListener>,
     proxy: ProxyProcess,
@@ -94,19 +107,21 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn start(config: &Path, signals: SignalFd) -> Result<Self, KeeperError> {
+    fn start(config: &Path, state: State, signals: SignalFd, kept: &mut Kept) -> Result<Self, KeeperError> {
         raise_descriptor_limit();
-        let bundle = Bundle::read(config, Trust::RootOnly)?;
-        let policy = compile(&bundle)?;
+        let Chosen { bundle, policy, stand_in } = choice::choose(config, &state)?;
         let role = role(&policy)?;
         let nft = Nft::find()?;
-        let log = files::audit_log(&policy.settings().audit_log)?;
+        let mut log = files::audit_log(&policy.settings().audit_log)?;
+        if let Some(why) = &stand_in {
+            tell(&mut log, "policy-broken", why);
+        }
         let doors = ruleset::lead(&policy.catalogue().endpoints(), policy.settings().port);
-        let listeners = listeners::open(&doors, role.workers)
+        let listeners = listeners::open(&doors, role.workers, kept)
             .map_err(|(port, cause)| KeeperError::Listen { port, cause })?;
         let oracle = Oracle::new(executables(&policy))?;
         let status = StatusDoors::open(policy.settings(), role.gid);
-        let proxy = ProxyProcess::start(role, &bundle, &log, &listeners, &status)?;
+        let proxy = ProxyProcess::start(role, &bundle, &log, &listeners.all, &status)?;
         if let Err(reason) = replies::await_ready(&proxy) {
             proxy.kill();
             return Err(KeeperError::Proxy(reason));
@@ -123,13 +138,21 @@ impl Keeper {
                 return Err(error.into());
             }
         };
+        store::keep(&listeners.new);
+        store::forget(&kept.ports());
+        if stand_in.is_none() {
+            state.remember(&bundle, &wanted);
+        }
         privileges::keep_only_what_is_needed()?;
         Ok(Self {
             config: config.to_owned(),
             signals,
+            state,
+            rotation: Rotation::of(policy.settings()),
             policy,
+            stand_in,
             log,
-            listeners,
+            listeners: listeners.all,
             proxy,
             doors: status,
             health: Health { in_place: true, since: Moment::now(), ..Health::default() },
@@ -170,6 +193,7 @@ impl Keeper {
                 self.proxy.end()?;
                 return self.after_the_proxy();
             }
+            self.rotate_if_large();
             if events.addresses {
                 self.follow_addresses();
             }
@@ -192,7 +216,8 @@ impl Keeper {
         ];
         polled.extend(self.proxy.questions().iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
         let retry = self.loaded.is_none().then_some(RETRY);
-        let timeout = watchdog.into_iter().chain(retry).min().map(|period| Timespec {
+        let look = self.rotation.is_some().then_some(rotation::LOOK);
+        let timeout = watchdog.into_iter().chain(retry).chain(look).min().map(|period| Timespec {
             tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: period.subsec_nanos().into(),
         });
@@ -324,10 +349,14 @@ impl Keeper {
         // From audit to enforce the proxy judges first; either way no request sees half of a change.
         self.proxy.reload(&bundle)?;
         self.policy = policy;
+        self.stand_in = None;
+        self.rotation = Rotation::of(self.policy.settings());
         if wanted != self.wanted {
             self.wanted = wanted;
             self.load();
         }
+        // After the table: a guard that ends in between fails in the direction that is in force.
+        self.state.remember(&bundle, &self.wanted);
         self.rotate();
         Ok(())
     }
@@ -352,6 +381,19 @@ impl Keeper {
         });
         if let Err(error) = handed {
             tracing::error!(%error, "the audit log was not opened anew; the old one stays in use");
+        }
+    }
+
+    /// Puts a log aside that has become too large. One that cannot be put aside is told once, and grows on.
+    fn rotate_if_large(&mut self) {
+        match self.rotation.as_ref().map(Rotation::turn) {
+            None | Some(Ok(false)) => {}
+            Some(Ok(true)) => self.rotate(),
+            Some(Err(error)) => {
+                tracing::error!(%error, "the audit log is not rotated");
+                self.tell("rotation-failed", &error.to_string());
+                self.rotation = None;
+            }
         }
     }
 
@@ -380,14 +422,14 @@ impl Keeper {
         notify(&[NotifyState::Stopping]);
         self.doors.close();
         if let Some(loaded) = &mut self.loaded
-            && let Err(error) = loaded.let_new_connections_pass()
+            && let Err(error) = loaded.let_new_connections_pass(&self.nft)
         {
             tracing::warn!(%error, "new connections still reach the guard while it ends");
         }
         let patience = u64::try_from(DRAIN_PATIENCE.as_millis()).unwrap_or(u64::MAX);
         self.proxy.drain(patience)?;
-        // The workers take what has already arrived; nobody is to wait in a queue that nobody serves.
-        std::thread::sleep(LAST_CALL);
+        // The workers have theirs. When those are closed nobody is to wait in a queue that nobody serves, unless the
+        // service manager keeps them for the next guard.
         self.listeners.clear();
         let deadline = Instant::now() + DRAIN_PATIENCE + Duration::from_secs(1);
         while Instant::now() < deadline {
@@ -403,16 +445,21 @@ impl Keeper {
         Ok(())
     }
 
-    /// Writes an event of the guard's own into the audit log.
     fn tell(&mut self, reason: &'static str, message: &str) {
-        if let Err(error) = self.log.append_guard_event(reason, message) {
-            tracing::error!(%error, reason, "an event of the guard's own could not be written");
-        }
+        tell(&mut self.log, reason, message);
     }
 
     fn status(&self) -> String {
         let mode = self.policy.mode().name();
-        format!("{mode} mode, {} endpoints guarded", self.wanted.doors.len())
+        let stand_in = if self.stand_in.is_some() { ", by the last good policy" } else { "" };
+        format!("{mode} mode, {} endpoints guarded{stand_in}", self.wanted.doors.len())
+    }
+}
+
+/// Writes an event of the guard's own into the audit log.
+fn tell(log: &mut Destination, reason: &'static str, message: &str) {
+    if let Err(error) = log.append_guard_event(reason, message) {
+        tracing::error!(%error, reason, "an event of the guard's own could not be written");
     }
 }
 

@@ -29,6 +29,7 @@ pub mod reason;
 pub mod rule;
 pub mod session;
 pub mod settings;
+mod size;
 pub mod source;
 pub mod trace;
 
@@ -53,6 +54,7 @@ pub use door::Passage;
 pub use places::{Line, Places};
 pub use reason::{ExeDoubt, Reason, Standing};
 pub use session::{BindTokens, V1};
+pub(crate) use settings::OWN_BIT;
 pub use settings::{AuditLog, GuardUser, Limits, Settings};
 pub use source::Source;
 pub use trace::{AgentFit, Trace, in_container, system_unit};

@@ -7,6 +7,7 @@ use toml::Spanned;
 use super::accounts::Accounts;
 use super::diagnostic::{Place, Report};
 use super::shape::Document;
+use super::size;
 use super::source::{GuardTable, LimitsTable, Name};
 
 /// What `[guard]` says, with its defaults.
@@ -16,6 +17,13 @@ pub struct Settings {
     pub user: GuardUser,
     /// Where audit events go.
     pub audit_log: AuditLog,
+    /// The size, in bytes, at which the keeper puts the log's file aside; `None` for never.
+    pub audit_log_max: Option<u64>,
+    /// How many files that were put aside are kept.
+    pub audit_log_keep: u32,
+    /// The mark (`SO_MARK`) of the guard's connections to the metadata service, which the keeper then opens as root;
+    /// `None` for none. For hosts whose routes let nothing else get there, as systemd-imdsd's do.
+    pub upstream_mark: Option<u32>,
     /// The port that the redirect leads to. Privileged by default, so that no unprivileged process can sit on it
     /// while the guard is down and collect what callers send.
     pub port: u16,
@@ -85,6 +93,11 @@ impl Default for Limits {
     }
 }
 
+/// The bit of a packet's mark by which the redirect knows the connections that the keeper opens.
+pub(crate) const OWN_BIT: u32 = 0x0040_0000;
+const DEFAULT_LOGS: u32 = 5;
+/// A smaller log would be put aside faster than anybody reads it.
+const SMALLEST_LOG: u64 = 64 << 10;
 const DEFAULT_USER: &str = "imds-guard";
 /// systemd and the kernel reserve this uid for "nobody": as the guard's own it would exempt every unmapped process.
 const NOBODY: u32 = 65_534;
@@ -100,9 +113,14 @@ pub(super) fn read(document: &Document, accounts: &Accounts, report: &mut Report
     let port = numbers.range("port", table.port.as_ref(), 169, 1, u16::MAX.into());
     let workers = table.workers.as_ref().map(|workers| numbers.range("workers", Some(workers), 1, 1, 256));
     let limits = limits(table.limits.as_ref(), &mut numbers);
+    let audit_log_keep =
+        numbers.range("audit-log-keep", table.audit_log_keep.as_ref(), DEFAULT_LOGS, 1, 1000);
     Settings {
         user: guard_user(document, table, &place, accounts, report),
         audit_log: audit_log(document, table.audit_log.as_ref(), report),
+        audit_log_max: largest_log(document, table, report),
+        audit_log_keep,
+        upstream_mark: upstream_mark(document, table.upstream_mark.as_ref(), report),
         port: u16::try_from(port).unwrap_or(169),
         workers: workers.and_then(|workers| u16::try_from(workers).ok()),
         self_heal: table.self_heal.unwrap_or(true),
@@ -262,6 +280,41 @@ fn metrics(document: &Document, value: Option<&Name>, report: &mut Report<'_>) -
             .help("such as \"127.0.0.1:9169\": a collector on this machine carries them further");
     }
     addr
+}
+
+fn largest_log(document: &Document, table: &GuardTable, report: &mut Report<'_>) -> Option<u64> {
+    let value = table.audit_log_max.as_ref()?;
+    let place = document.place(value.span());
+    let Some(size) = size::bytes(value.get_ref()).filter(|size| *size >= SMALLEST_LOG) else {
+        report
+            .error(
+                "audit-log-max",
+                "the log's largest size is a text such as \"64 MiB\", of at least 64 KiB",
+                &place,
+            )
+            .help("units are KiB, MiB and GiB");
+        return None;
+    };
+    let is_file = table.audit_log.as_ref().is_some_and(|log| log.get_ref().starts_with('/'));
+    if !is_file {
+        report
+            .warning("no-effect", "`audit-log-max` is about a log in a file", &place)
+            .help("the journal and standard output have limits of their own");
+    }
+    Some(size)
+}
+
+/// The redirect exempts root's connections by one bit of their mark, so that the mark must have it.
+fn upstream_mark(document: &Document, value: Option<&Spanned<i64>>, report: &mut Report<'_>) -> Option<u32> {
+    let value = value?;
+    let mark = u32::try_from(*value.get_ref()).ok().filter(|mark| mark & OWN_BIT != 0);
+    if mark.is_none() {
+        let place = document.place(value.span());
+        report
+            .error("upstream-mark", "`upstream-mark` is a number of 32 bits with the bit 0x00400000", &place)
+            .help("systemd-imdsd's is 0x7FFF0815");
+    }
+    mark
 }
 
 /// An absolute path without steps upwards: what is checked (the directory's owner) must be what is opened.

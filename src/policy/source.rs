@@ -31,6 +31,9 @@ pub(super) struct Ids(pub(super) Vec<Name>);
 pub(super) struct GuardTable {
     pub(super) user: Option<Ids>,
     pub(super) audit_log: Option<Name>,
+    pub(super) audit_log_max: Option<Name>,
+    pub(super) audit_log_keep: Option<Spanned<i64>>,
+    pub(super) upstream_mark: Option<Spanned<i64>>,
     pub(super) port: Option<Spanned<i64>>,
     pub(super) workers: Option<Spanned<i64>>,
     pub(super) self_heal: Option<bool>,

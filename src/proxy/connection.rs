@@ -1,5 +1,6 @@
 //! One client's connection, from accept to close.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,11 +17,12 @@ use crate::policy::{BindTokens, Policy};
 use crate::request::{Fault, Gate, Limits as GateLimits, Strictness};
 
 use super::identity::Identity;
+use super::limits::Arrival;
 use super::tokens::Owner as TokenOwner;
 use super::upstream::{Owner, Route};
 use super::wire::{Admitted, Ending, Wire};
 use super::worker::Worker;
-use super::{flow, pipeline, record, tunnel};
+use super::{farewell, flow, pipeline, record, tunnel};
 
 /// How long a client may go on sending after a refusal, so that closing does not destroy the answer on its way.
 const LINGER: Duration = Duration::from_millis(500);
@@ -47,7 +49,7 @@ pub struct Connection {
 }
 
 /// Serves an accepted connection to its end.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream) -> io::Result<()> {
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, arrival: Arrival) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Some(flow) = flow::of(&stream, &worker.shared.interfaces.load())? else {
         return reset(&stream); // somebody connected to the listener itself: this is no open relay
@@ -79,8 +81,11 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) -> io::Result<()> {
     } else {
         identity.look_up_for_the_log(&worker);
     }
+    // Who is silent, and whose bytes pass unread, may be so for long: a guard that ends does not wait for them.
+    let mut arrival = Some(arrival);
     let door = match policy.catalogue().door(endpoint) {
         Door::Either => {
+            drop(arrival.take());
             match tokio::time::timeout(first_byte_patience(&policy), tunnel::spoken(&stream)).await {
                 Ok(door) => door?,
                 Err(_) => return Ok(()), // as silent as an idle connection, and ended like one
@@ -89,8 +94,14 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) -> io::Result<()> {
         door @ (Door::Http | Door::Opaque) => door,
     };
     match door {
-        Door::Opaque | Door::Either => tunnel::opaque(&worker, &identity, &policy, endpoint, stream).await,
-        Door::Http => http(worker, identity, &policy, endpoint, stream).await,
+        Door::Opaque | Door::Either => {
+            drop(arrival);
+            tunnel::opaque(&worker, &identity, &policy, endpoint, stream).await
+        }
+        Door::Http => {
+            let arrival = arrival.unwrap_or_else(|| worker.roll.arrive());
+            http(worker, identity, &policy, endpoint, stream, arrival).await
+        }
     }
 }
 
@@ -100,6 +111,7 @@ async fn http(
     policy: &Policy,
     endpoint: Endpoint,
     stream: TcpStream,
+    arrival: Arrival,
 ) -> io::Result<()> {
     let route = route(&identity, policy, endpoint);
     let strictness = strictness(policy);
@@ -117,17 +129,29 @@ async fn http(
     let connection =
         Rc::new(Connection { worker: Rc::clone(&worker), identity, endpoint, route, wire: wire.clone() });
     let enrolled = worker.roll.enrol(&wire);
+    drop(arrival);
+    let asked = Cell::new(false);
     let service = {
-        let connection = Rc::clone(&connection);
-        service_fn(move |request| pipeline::answer(Rc::clone(&connection), request))
+        let (connection, asked) = (Rc::clone(&connection), &asked);
+        service_fn(move |request| {
+            asked.set(true);
+            pipeline::answer(Rc::clone(&connection), request)
+        })
     };
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .preserve_header_case(true)
         .auto_date_header(false)
         .max_headers(policy.settings().limits.headers as usize + 1)
         .max_buf_size((policy.settings().limits.head_bytes as usize + BUFFER_SLACK).max(LEAST_BUFFER))
-        .serve_connection(wire.clone(), service)
-        .await;
+        .serve_connection(wire.clone(), service);
+    let mut serving = std::pin::pin!(serving);
+    let served = tokio::select! {
+        served = serving.as_mut() => served,
+        () = farewell::is_last_request(&worker.shared, &asked) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
     drop(enrolled);
     let ending = wire.ending();
     drop(wire);

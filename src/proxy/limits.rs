@@ -128,7 +128,11 @@ impl Flood {
 pub struct Roll {
     connections: RefCell<HashMap<u64, WeakWire>>,
     next: Cell<u64>,
+    arriving: Cell<usize>,
 }
+
+/// A connection that was accepted and is not on the roll yet.
+pub struct Arrival(Rc<Roll>);
 
 /// A place on the roll; dropping it strikes the connection off.
 pub struct Enrolled {
@@ -137,6 +141,17 @@ pub struct Enrolled {
 }
 
 impl Roll {
+    /// Counts a connection that was just accepted, until it is on the roll or has another end.
+    pub fn arrive(self: &Rc<Self>) -> Arrival {
+        self.arriving.set(self.arriving.get() + 1);
+        Arrival(Rc::clone(self))
+    }
+
+    /// Whether nobody is being served, or about to be.
+    pub fn is_quiet(&self) -> bool {
+        self.is_empty() && self.arriving.get() == 0
+    }
+
     /// Puts a connection on the roll.
     pub fn enrol(self: &Rc<Self>, wire: &Wire) -> Enrolled {
         let number = self.next.get();
@@ -161,17 +176,35 @@ impl Roll {
         }
     }
 
-    /// Ends the connections that wait for a request; `all` ends the others too.
-    pub fn expire(&self, all: bool) {
-        for wire in self.wires() {
-            if all || matches!(wire.phase(), Phase::Idle(_) | Phase::Head(_)) {
-                wire.expire();
-            }
-        }
+    /// The number that the next connection gets.
+    pub fn next(&self) -> u64 {
+        self.next.get()
+    }
+
+    /// Whether any connection is older than the one with this number.
+    pub fn has_before(&self, number: u64) -> bool {
+        self.connections.borrow().keys().any(|other| *other < number)
+    }
+
+    /// Ends the connections that have not asked anything for that long.
+    pub fn dismiss(&self, patience: Duration, now: Instant) {
+        let is_silent = |phase| matches!(phase, Phase::Idle(since) | Phase::Head(since) if now.duration_since(since) > patience);
+        self.wires().iter().filter(|wire| is_silent(wire.phase())).for_each(Wire::expire);
+    }
+
+    /// Ends every connection.
+    pub fn end(&self) {
+        self.wires().iter().for_each(Wire::expire);
     }
 
     fn wires(&self) -> Vec<Wire> {
         self.connections.borrow().values().filter_map(WeakWire::upgrade).collect()
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.arriving.set(self.0.arriving.get().saturating_sub(1));
     }
 }
 

@@ -5,6 +5,7 @@
 //! into one event; [`observer`] shows what the workers count.
 
 pub mod connection;
+pub mod farewell;
 pub mod flow;
 pub mod identity;
 pub mod keeper_line;

@@ -24,6 +24,7 @@ use crate::observe::{Counters, Moment};
 use crate::policy::Policy;
 
 use super::connection;
+use super::farewell::{self, Farewell};
 use super::keeper_line::KeeperLine;
 use super::limits::{Census, Flood, LookupBudget, Roll};
 use super::observer::{self, Ask, Doors, Known};
@@ -38,9 +39,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// How long a worker waits after a failed accept: descriptors that are used up do not come back by asking.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-
-/// How long a guard that stops waits for one more connection.
-const LAST_CALL: Duration = Duration::from_millis(50);
 
 /// Why the proxy cannot serve.
 #[derive(Debug, Error)]
@@ -132,6 +130,7 @@ fn serve(orders: &OwnedFd, start: Start, diags: Vec<SockDiag>, policy: Policy) -
     let Start { bundle, log, listeners, doors, channels, alive_ms, .. } = start;
     let (sink, writer) = Sink::start(log)?;
     let (drain, draining) = watch::channel(None);
+    let count = channels.len();
     let shared = Arc::new(Shared {
         policy: ArcSwap::from_pointee(policy),
         known: ArcSwap::from_pointee(Known::at_start(bundle.version())),
@@ -142,11 +141,11 @@ fn serve(orders: &OwnedFd, start: Start, diags: Vec<SockDiag>, policy: Policy) -
         tokens: Arc::new(Tokens::new(random()?, Instant::now(), tokens::REMEMBERED)),
         census: Arc::new(Census::default()),
         draining,
+        farewell: Farewell::between(count),
         run_id: u32::from_le_bytes(random()?),
     });
     let mut workers = Vec::new();
     let mut asked = Vec::new();
-    let count = channels.len();
     let mut dealt: Vec<Vec<StdListener>> = (0..count).map(|_| Vec::new()).collect();
     for (listener, worker) in listeners.into_iter().zip((0..count).cycle()) {
         if let Some(hand) = dealt.get_mut(worker) {
@@ -168,6 +167,7 @@ fn serve(orders: &OwnedFd, start: Start, diags: Vec<SockDiag>, policy: Policy) -
     let deadline = Instant::now() + patience;
     // Workers that have already ended hear nothing, which is what they are told.
     let _ = drain.send(Some(deadline));
+    shared.farewell.close(deadline);
     for worker in workers {
         if !matches!(worker.join(), Ok(Ok(()))) {
             tracing::error!("a worker failed");
@@ -277,24 +277,20 @@ fn work(
 }
 
 async fn accept(worker: Rc<Worker>, listener: TcpListener) {
-    let mut draining = worker.shared.draining.clone();
-    let mut last_call = false;
+    let shared = Arc::clone(&worker.shared);
+    let mut closed = std::pin::pin!(shared.farewell.closed());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = draining.changed(), if !last_call => {
-                last_call = true;
-                continue;
-            }
-            // Connections that the kernel has already completed are the guard's to answer.
-            () = tokio::time::sleep(LAST_CALL), if last_call => return,
+            // What connects from now on waits in the listener.
+            () = &mut closed => return,
         };
         match accepted {
             Ok((stream, _)) => {
                 worker.busy.notify_one();
-                let worker = Rc::clone(&worker);
+                let (worker, arrival) = (Rc::clone(&worker), worker.roll.arrive());
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = connection::serve(worker, stream).await {
+                    if let Err(error) = connection::serve(worker, stream, arrival).await {
                         tracing::debug!(%error, "a connection failed");
                     }
                 });
@@ -335,15 +331,7 @@ async fn sweep(worker: Rc<Worker>) {
 
 /// Waits for the order to end, then for the requests under way, but not beyond the deadline.
 async fn until_drained(worker: &Worker, mut draining: watch::Receiver<Option<Instant>>) {
-    let deadline = match draining.wait_for(Option::is_some).await {
-        Ok(deadline) => deadline.unwrap_or_else(Instant::now),
-        Err(_) => return,
-    };
-    tokio::time::sleep(LAST_CALL).await;
-    while !worker.roll.is_empty() && Instant::now() < deadline {
-        worker.roll.expire(false);
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    if let Ok(deadline) = draining.wait_for(Option::is_some).await.map(|deadline| *deadline) {
+        farewell::take_part(worker, deadline.unwrap_or_else(Instant::now)).await;
     }
-    worker.roll.expire(true);
-    tokio::task::yield_now().await;
 }

@@ -240,3 +240,54 @@ const ALLOWED: &[i64] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, OpenOptions};
+    use std::io::Write as _;
+    use std::os::unix::fs::FileExt as _;
+
+    use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+
+    use super::*;
+
+    /// Whether the system refused; a call that does not exist at all would prove nothing.
+    fn is_refused<T, E: Into<io::Error>>(result: Result<T, E>) -> bool {
+        result.is_err_and(|error| error.into().kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    #[test]
+    fn whoever_takes_the_proxy_over_can_add_to_the_history_and_not_rewrite_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let policy = directory.path().join("policy.toml");
+        fs::write(&policy, "mode = \"enforce\"").unwrap();
+        fs::write(&path, "history\n").unwrap();
+        let mut log = OpenOptions::new().append(true).open(&path).unwrap();
+        let attacks = (path.clone(), policy.clone());
+        // The filter holds for the thread that sets it.
+        let tried = std::thread::spawn(move || {
+            let (path, policy) = attacks;
+            rustix::thread::set_no_new_privs(true).unwrap();
+            lock_in([80]).unwrap();
+            let tried = [
+                ("truncate", is_refused(log.set_len(0))),
+                ("write in the middle", is_refused(log.write_at(b"X", 0))),
+                ("take O_APPEND off", is_refused(fcntl(&log, FcntlArg::F_SETFL(OFlag::empty())))),
+                ("punch a hole", is_refused(fallocate(&log, FallocateFlags::FALLOC_FL_ZERO_RANGE, 0, 4))),
+                ("open it anew", is_refused(OpenOptions::new().write(true).open(&path))),
+                ("remove it", is_refused(fs::remove_file(&path))),
+                ("rename it", is_refused(fs::rename(&path, path.with_extension("old")))),
+                ("replace the policy", is_refused(File::create(&policy))),
+                ("read the policy", is_refused(File::open(&policy))),
+            ];
+            log.write_all(b"more\n").unwrap();
+            tried
+        });
+        for (what, was_refused) in tried.join().unwrap() {
+            assert!(was_refused, "the proxy may {what}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "history\nmore\n");
+        assert_eq!(fs::read_to_string(&policy).unwrap(), "mode = \"enforce\"");
+    }
+}

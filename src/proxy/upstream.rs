@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use crate::cloud::{Proof, Session};
+use crate::cloud::{Endpoint, Proof, Session};
 use crate::policy::{Form, Passage, Permit};
 use crate::request::{BodyKind, names};
 
@@ -77,12 +77,21 @@ impl Route {
     /// Opens a connection: the guard's own, or one that the keeper opens. Private to this room, which takes permits.
     async fn open(&self, worker: &Worker) -> io::Result<TcpStream> {
         let stream = match self.proof {
+            Proof::None if self.needs_mark(worker) => worker.keeper.connect(self.to, false).await?,
             Proof::None => TcpStream::connect(self.to).await?,
             Proof::Root => worker.keeper.connect(self.to, false).await?,
             Proof::PrivilegedPort => worker.keeper.connect(self.to, true).await?,
         };
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// Whether this host's routes let only marked connections get there. Never where root's connection would be a proof
+    /// that this caller has not given.
+    fn needs_mark(&self, worker: &Worker) -> bool {
+        let policy = worker.shared.policy.load();
+        let endpoint = Endpoint::new(self.to.ip(), self.to.port());
+        policy.settings().upstream_mark.is_some() && policy.catalogue().proof(endpoint) != Proof::Root
     }
 }
 

@@ -15,6 +15,7 @@ use crate::caller::stamps::SockDiag;
 use crate::observe::Counters;
 use crate::policy::Policy;
 
+use super::farewell::Farewell;
 use super::keeper_line::KeeperLine;
 use super::limits::{Census, Flood, LookupBudget, Roll};
 use super::observer::Known;
@@ -39,10 +40,12 @@ pub struct Shared {
     pub tokens: Arc<Tokens>,
     /// Connections at this moment.
     pub census: Arc<Census>,
-    /// Set when the guard stops: nothing new is accepted, and what is under way may go on until then.
+    /// Set when the guard stops: what is under way may go on until then.
     pub draining: tokio::sync::watch::Receiver<Option<Instant>>,
     /// How often each worker tells the keeper that it is at work; zero is never.
     pub alive_every: Duration,
+    /// How the workers end.
+    pub farewell: Farewell,
     /// What makes this run's event ids unlike any other's.
     pub run_id: u32,
 }

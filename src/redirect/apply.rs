@@ -19,6 +19,9 @@ const NFT_PATHS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/us
 /// How long an interactive nft may take to load a table.
 const LOAD_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long it may take to flush a chain of it.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Why the redirect could not be loaded, read or removed.
 #[derive(Debug, Error)]
 pub enum RedirectError {
@@ -126,6 +129,11 @@ impl Nft {
         Ok(())
     }
 
+    /// Loads a table that was kept, as [`Wanted::script`] wrote it.
+    pub fn load_text(&self, script: &str) -> Result<(), RedirectError> {
+        self.run(&["-f", "-"], script)
+    }
+
     fn run(&self, arguments: &[&str], input: &str) -> Result<(), RedirectError> {
         let output = self.output(arguments, input)?;
         if output.status.success() { Ok(()) } else { Err(failure(&output)) }
@@ -172,10 +180,19 @@ impl Loaded {
 
     /// Lets new connections go where they mean to, while those that were redirected keep working: without any NAT chain
     /// the kernel would no longer translate their packets. Only for an audit table; the kernel's own end of a closed
-    /// one is to stay.
-    pub fn let_new_connections_pass(&mut self) -> Result<(), RedirectError> {
-        let flush = format!("flush chain inet {TABLE} redirect_output");
-        self.owner.as_mut().map_or(Ok(()), |owner| owner.order(&flush))
+    /// one is to stay. Returns when it is so: whoever is led here afterwards would find nobody.
+    pub fn let_new_connections_pass(&mut self, nft: &Nft) -> Result<(), RedirectError> {
+        const CHAIN: &str = "redirect_output";
+        let Some(owner) = &mut self.owner else { return Ok(()) };
+        owner.order(&format!("flush chain inet {TABLE} {CHAIN}"))?;
+        let started = Instant::now();
+        while nft.table()?.is_some_and(|text| rule_count(&text, CHAIN) != Some(0)) {
+            if started.elapsed() > FLUSH_PATIENCE {
+                return Err(RedirectError::NotAsWanted("the redirect was not taken out".into()));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// The pid of the nft that owns an audit table.

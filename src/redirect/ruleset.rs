@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cloud::Endpoint;
 use crate::hex;
-use crate::policy::Mode;
+use crate::policy::{Mode, OWN_BIT};
 
 use super::TABLE;
 
@@ -31,7 +31,7 @@ const FILTER_PRIORITY: i32 = -5;
 /// The connection-mark bit that remembers the guard's own upstream connections once their socket is orphaned and
 /// has no uid any more, honoured only for established connections that began as the guard's; and the packet-mark bit
 /// of the few that the keeper opens as root, honoured for root alone.
-pub const MARK_BIT: u32 = 0x0040_0000;
+pub const MARK_BIT: u32 = OWN_BIT;
 
 /// A TCP connection's first packet.
 const FIRST_PACKET: &str = "tcp flags & (fin | syn | rst | ack) == syn";

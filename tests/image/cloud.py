@@ -84,6 +84,8 @@ if __name__ == "__main__":
     address, port, RECORD = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     V2_ONLY = "--v2-only" in sys.argv
     ThreadingHTTPServer.daemon_threads = True
+    # Python's own five would drop connections that come at once, which a test would take for the guard's doing.
+    ThreadingHTTPServer.request_queue_size = 256
     # Callers go away in the middle of things here: that is what the tests are about.
     ThreadingHTTPServer.handle_error = lambda *_: None
     server = ThreadingHTTPServer((address, port), Metadata)

@@ -1,19 +1,21 @@
 """Asks for the machine's credentials again and again, and writes what came of it, one JSON line for each attempt.
 
-usage: probe.py OUTPUT [PATH]
+usage: probe.py OUTPUT [PATH [THREADS]]
 
-Ends on SIGTERM. Each attempt is a new connection; what is over within a second is judged, like an SDK's.
+Ends on SIGTERM. Each attempt is a new connection; what is over within a second is judged, like an SDK's. One thread
+pauses between its attempts; several do not.
 """
 
 import json
 import signal
 import socket
 import sys
+import threading
 import time
 
 ADDRESS = ("169.254.169.254", 80)
 PATIENCE = 1.0
-PAUSE = 0.03
+PAUSE = 0.02
 
 
 def ask(path):
@@ -39,19 +41,25 @@ def ask(path):
 
 def main():
     path = sys.argv[2] if len(sys.argv) > 2 else "/latest/meta-data/iam/security-credentials/decoy-role"
-    going = True
+    threads = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    over = threading.Event()
 
-    def stop(*_):
-        nonlocal going
-        going = False
-
-    signal.signal(signal.SIGTERM, stop)
-    with open(sys.argv[1], "w", encoding="utf-8", buffering=1) as output:
-        while going:
+    def probe(output):
+        while not over.is_set():
             begin = time.monotonic()
             result = ask(path)
             output.write(json.dumps({"at": begin, "took": time.monotonic() - begin, "result": result}) + "\n")
-            time.sleep(PAUSE)
+            if threads == 1:
+                time.sleep(PAUSE)
+
+    with open(sys.argv[1], "w", encoding="utf-8", buffering=1) as output:
+        signal.signal(signal.SIGTERM, lambda *_: over.set())
+        probers = [threading.Thread(target=probe, args=[output]) for _ in range(threads)]
+        for prober in probers:
+            prober.start()
+        over.wait()
+        for prober in probers:
+            prober.join()
 
 
 main()

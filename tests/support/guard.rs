@@ -51,6 +51,16 @@ impl Guard {
         guard
     }
 
+    /// The same for a guard that keeps its state in this directory.
+    pub fn start_with_state(vm: &Namespace, text: impl FnOnce(&Path) -> String, state: &Path) -> Self {
+        let dir = Self::prepare_text(text);
+        let mut guard = Self::spawn_in(vm, dir, &["--state", state.to_str().expect("a path of text")]);
+        if let Err(what) = guard.wait_for_ready() {
+            panic!("the guard is not ready: {what}\n{}", guard.output());
+        }
+        guard
+    }
+
     /// Runs a guard that must end by itself, and gives how it ended and what it said.
     pub fn run_to_end(command: &mut Command, policy: &Policy) -> Output {
         let dir = Self::prepare(policy);
@@ -59,13 +69,16 @@ impl Guard {
     }
 
     fn spawn(vm: &Namespace, policy: &Policy) -> Self {
-        let dir = Self::prepare(policy);
+        Self::spawn_in(vm, Self::prepare(policy), &[])
+    }
+
+    fn spawn_in(vm: &Namespace, dir: TempDir, more: &[&str]) -> Self {
         let notify = UnixDatagram::bind(dir.path().join("notify")).expect("a socket in a new directory");
         let output = File::create(dir.path().join("output")).expect("a file in a new directory");
         // A test that is killed must not leave a guard behind.
         let mut command = vm.command("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(binary()).arg("run").arg("--config");
-        command.arg(Self::config_in(&dir)).env("NOTIFY_SOCKET", dir.path().join("notify"));
+        command.arg(Self::config_in(&dir)).args(more).env("NOTIFY_SOCKET", dir.path().join("notify"));
         command.stderr(output.try_clone().expect("a second descriptor")).stdout(output);
         let keeper = command.spawn().expect("the guard's binary runs");
         Self { keeper, notify, dir }
@@ -73,9 +86,13 @@ impl Guard {
 
     /// A directory of its own with the policy in it, as the guard demands: root's, writable by nobody else.
     pub fn prepare(policy: &Policy) -> TempDir {
+        Self::prepare_text(|dir| policy.text(dir))
+    }
+
+    fn prepare_text(text: impl FnOnce(&Path) -> String) -> TempDir {
         let dir = tempfile::Builder::new().prefix(&unique()).tempdir().expect("a directory");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("its own directory");
-        Self::write_policy(dir.path(), &policy.text(dir.path()));
+        Self::write_policy(dir.path(), &text(dir.path()));
         dir
     }
 
