@@ -64,6 +64,7 @@ fn report_tells_who_what_would_break_and_what_attacks() {
     for part in [
         "would deny",
         "billing (billing.service uid 998)",
+        "  aws-ec2  ",
         "Looks like an attack:",
         "ssrf-marks",
         "9 events were lost",
@@ -138,11 +139,45 @@ fn logs_come_from_files_and_standard_input_plain_and_compressed() {
 #[test]
 fn wrapped_by_the_journal_an_event_is_still_one() {
     let event = lines(&[Event::new("e-1")]);
-    let entry = json!({"MESSAGE": event.trim(), "_PID": "1"}).to_string();
+    let entry = json!({"MESSAGE": event.trim(), "_PID": "1", "_HOSTNAME": "alpha"}).to_string();
     let prefixed = format!("Nov 24 09:00:00 host imds-guard[1]: {event}");
     let (_, out, _) = run_fed(&["report", "--json", "-"], format!("{entry}\n{prefixed}").as_bytes());
     let told: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&told["requests"], &told["log"]["broken"]), (&json!(2), &json!(0)), "{out}");
+    // Many machines' journals put together: each entry names its own.
+    let of = |host: &str| json!({"MESSAGE": event.trim(), "_HOSTNAME": host}).to_string() + "\n";
+    let (_, learned, _) = run_fed(&["learn", "-"], [of("alpha"), of("beta"), of("beta")].concat().as_bytes());
+    assert!(learned.contains("# 3 requests on 2 hosts, first"), "{learned}");
+}
+
+#[test]
+fn what_this_program_cannot_unpack_is_told_and_the_next_log_read() {
+    let logs = Logs::new([0x28, 0xb5, 0x2f, 0xfd, 0, 1, 2]);
+    let next = logs.file("next.jsonl", &lines(&[Event::new("e-1")]));
+    let (_, told) = run_json(&["report", "--json", logs.log(), arg(&next)]);
+    assert_eq!(told["requests"], 1);
+    assert!(
+        told["log"]["broken_off"][0].as_str().unwrap().contains("compressed with zstd"),
+        "{}",
+        told["log"]
+    );
+}
+
+/// Behind a terminal of its own (script(1)), fed by a pipe that takes longer than a second.
+#[test]
+fn what_takes_longer_than_a_second_shows_its_progress_on_a_terminal_alone() {
+    let logs = Logs::new(lines(&traffic()));
+    let program = env!("CARGO_BIN_EXE_imds-guard");
+    let feed = format!("(cat {0}; sleep 1.3; cat {0}; sleep 0.3; cat {0}) | {program} report -", logs.log());
+    let script = std::process::Command::new("script").args(["-qec", &feed, "/dev/null"]).output();
+    let Ok(shown) = script else { return }; // no script(1) on this machine
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("reading standard input: "), "{shown:?}");
+    let (_, piped) = {
+        let output = std::process::Command::new("sh").args(["-c", &feed]).output().unwrap();
+        (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(piped, "", "no progress where nobody watches");
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn iso(seconds: i64) -> Option<String> {
 
 fn show(summary: &Summary, out: &mut impl io::Write) -> anyhow::Result<()> {
     let mut table = Table::new(
-        &["COUNT", "VERDICT", "CALLER", "EXECUTABLE", "REQUEST", "TOUCHES", "WHY", "FIRST", "LAST"],
+        &["COUNT", "VERDICT", "CALLER", "EXECUTABLE", "CLOUD", "REQUEST", "TOUCHES", "WHY", "FIRST", "LAST"],
         &[0],
     );
     let rows = summary.sorted();
@@ -98,6 +98,7 @@ fn show(summary: &Summary, out: &mut impl io::Write) -> anyhow::Result<()> {
             verdict(row),
             &agent,
             &row.executable,
+            &row.cloud,
             &format!("{} {}", row.method, row.path),
             &touches(row.classes, &row.session),
             if row.fault.is_empty() { &row.reason } else { &row.fault },

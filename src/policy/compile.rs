@@ -97,6 +97,12 @@ impl Policy {
         self.agents.iter().flat_map(|agent| &agent.exe).map(|exe| &**exe)
     }
 
+    /// The headers by which rules tell requests apart, in lower case; of one rule, or of all.
+    pub fn headers<'a>(&'a self, rule: Option<&'a str>) -> impl Iterator<Item = &'a str> {
+        let rules = self.rules.iter().filter(move |one| rule.is_none_or(|name| &*one.name == name));
+        rules.flat_map(|one| &one.headers).map(|name| &**name)
+    }
+
     /// Whether anything can be refused: the policy's mode is enforce, or a rule's own is.
     #[must_use]
     pub fn can_refuse(&self) -> bool {

@@ -3,10 +3,12 @@
 //! Lines that cannot be used are counted and told, never fatal: a guard that was killed leaves half a line, a rotated
 //! log starts with one, and whoever can write a log can write anything.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
@@ -140,17 +142,25 @@ pub fn read(
     for log in logs {
         let failed = |cause| OpenError { log: log.to_string(), cause };
         let (reader, length) = log.open().map_err(failed)?;
-        let counted = Counted { reader, read: std::rc::Rc::default() };
-        let position = std::rc::Rc::clone(&counted.read);
+        let counted = Counted { reader, read: Rc::default() };
+        let position = Rc::clone(&counted.read);
         let mut buffered = BufReader::with_capacity(128 << 10, counted);
         // By its first bytes, not its name: rotated logs are called anything.
-        let compressed = buffered.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
+        let start = buffered.fill_buf().map_err(failed)?;
+        if let Some(form) = unreadable_form(start) {
+            tally
+                .broken_off
+                .push(format!("{log} is compressed with {form}: unpack it, or pipe it in ({form} -dc)"));
+            continue;
+        }
+        let compressed = start.starts_with(&[0x1f, 0x8b]);
         let mut lines: Box<dyn BufRead> = if compressed {
             Box::new(BufReader::with_capacity(128 << 10, MultiGzDecoder::new(buffered)))
         } else {
             Box::new(buffered)
         };
         let mut line = Vec::new();
+        let mut told = position.get();
         loop {
             match next_line(&mut *lines, &mut line) {
                 Ok(Line::End) => break,
@@ -163,13 +173,22 @@ pub fn read(
                     break;
                 }
             }
-            if tally.lines.is_multiple_of(8192) {
+            // Between two reads of the file, too: what comes through a pipe may come slowly.
+            if tally.lines.is_multiple_of(8192) || position.get() != told {
+                told = position.get();
                 let share = length.filter(|length| *length > 0).map(|length| ratio(position.get(), length));
                 progress.advance(log, &tally, share);
             }
         }
     }
     Ok(tally)
+}
+
+/// By its first bytes, a form of compression that this program does not read.
+fn unreadable_form(start: &[u8]) -> Option<&'static str> {
+    const FORMS: [(&[u8], &str); 3] =
+        [(&[0x28, 0xb5, 0x2f, 0xfd], "zstd"), (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"), (b"BZh", "bzip2")];
+    FORMS.into_iter().find_map(|(magic, form)| start.starts_with(magic).then_some(form))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share for people")]
@@ -197,10 +216,10 @@ fn take(
     let line = line.get(start..).unwrap_or_default();
     let message;
     let read = match Record::read(line) {
-        Err(Unusable::NotAnEvent) => match journal_message(line) {
-            Some(inner) => {
-                message = inner;
-                Record::read(&message)
+        Err(Unusable::NotAnEvent) => match JournalEntry::read(line) {
+            Some(entry) => {
+                message = entry;
+                message.event()
             }
             None => Err(Unusable::NotAnEvent),
         },
@@ -222,14 +241,30 @@ fn take(
     each(&record);
 }
 
-/// The event in an entry of the journal, as `journalctl -o json` gives it.
-fn journal_message(line: &[u8]) -> Option<Vec<u8>> {
-    #[derive(Deserialize)]
-    struct Entry<'a> {
-        #[serde(rename = "MESSAGE", borrow)]
-        message: Text<'a>,
+/// An entry of the journal, as `journalctl -o json` gives it.
+#[derive(Deserialize)]
+struct JournalEntry {
+    #[serde(rename = "MESSAGE")]
+    message: String,
+    #[serde(rename = "_HOSTNAME", default)]
+    host: Option<String>,
+}
+
+impl JournalEntry {
+    fn read(line: &[u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok()
     }
-    serde_json::from_slice::<Entry<'_>>(line).ok().map(|entry| entry.message.as_bytes().to_vec())
+
+    /// The event in it, on the journal's machine unless it names one itself.
+    fn event(&self) -> Result<Record<'_>, Unusable> {
+        let mut record = Record::read(self.message.as_bytes())?;
+        if let Some(host) = &self.host
+            && record.host.is_empty()
+        {
+            record.host = Text::from(host.as_str());
+        }
+        Ok(record)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,7 +304,7 @@ fn next_line(reader: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Line> {
 /// Counts what is read of a file, for the share that is done.
 struct Counted<R> {
     reader: R,
-    read: std::rc::Rc<std::cell::Cell<u64>>,
+    read: Rc<Cell<u64>>,
 }
 
 impl<R: Read> Read for Counted<R> {

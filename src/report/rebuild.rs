@@ -1,7 +1,8 @@
 //! From an event back to what was decided about: the caller and the request, as far as the event tells them.
 //!
-//! An event holds no header but the user agent, so a rule about headers cannot be judged again; it holds the
-//! executable of one process that held the socket. Where that may matter, the rebuilt decision is called uncertain.
+//! An event holds no header but the user agent. Of the others it tells whether a session token was shown, and the rule that
+//! decided, whose header then was there. It holds the executable of one process that held the socket. Where what it does not
+//! hold may matter, the rebuilt decision is called uncertain.
 
 use std::fmt::Write as _;
 
@@ -38,13 +39,37 @@ pub fn decide(record: &Record<'_>, policy: &Policy) -> Option<Rebuilt> {
         let uncertain = !sure && policy.opaque_needs_processes(&caller);
         return Some(Rebuilt { caller, asked: None, decision, uncertain });
     }
-    let (asked, faults_known) = asked(record, policy);
+    let (asked, faults_known) = asked(record, policy, &known_headers(record, policy));
     let decision = policy.decide(&caller, &asked);
     // A guard that does not bind tokens does not look whose they are.
     let token_unknown =
         policy.bind_tokens() == BindTokens::On && asked.token_holder() == Some(TokenHolder::Unchecked);
-    let uncertain = !faults_known || token_unknown || (!sure && policy.needs_processes(&caller, &asked));
+    let uncertain = !faults_known
+        || token_unknown
+        || (!sure && policy.needs_processes(&caller, &asked))
+        || may_depend_on_headers(record, policy, &caller, &decision);
     Some(Rebuilt { caller, asked: Some(asked), decision, uncertain })
+}
+
+/// The header of the session tokens of the cloud that was asked.
+fn token_header<'a>(record: &Record<'_>, policy: &'a Policy) -> Option<&'a str> {
+    policy.catalogue().cloud(&record.cloud)?.session().map(|session| session.token_header.as_str())
+}
+
+/// Headers that must have been there: a session token's, and one that the rule which decided asks for.
+fn known_headers<'a>(record: &'a Record<'_>, policy: &'a Policy) -> Vec<&'a str> {
+    let token = token_header(record, policy).filter(|_| &*record.session == "v2");
+    let rule = (!record.rule.is_empty()).then(|| policy.headers(Some(&record.rule))).into_iter().flatten();
+    token.into_iter().chain(rule).collect()
+}
+
+/// Whether headers that may have been there would make another decision.
+fn may_depend_on_headers(record: &Record<'_>, policy: &Policy, caller: &Caller, decision: &Decision) -> bool {
+    let absent = token_header(record, policy).filter(|_| &*record.session == "v1");
+    let is_absent = |name: &str| absent.is_some_and(|absent| absent.eq_ignore_ascii_case(name));
+    let possible: Vec<&str> = policy.headers(None).filter(|name| !is_absent(name)).collect();
+    !possible.is_empty()
+        && policy.decide(caller, &asked(record, policy, &possible).0).verdict() != decision.verdict()
 }
 
 fn caller(record: &Record<'_>) -> Caller {
@@ -86,8 +111,8 @@ fn process(record: &Record<'_>, executable: &str) -> Process {
     }
 }
 
-/// The request, and whether all of its faults are known to this program.
-fn asked(record: &Record<'_>, policy: &Policy) -> (Asked, bool) {
+/// The request with these headers, and whether all of its faults are known to this program.
+fn asked(record: &Record<'_>, policy: &Policy, headers: &[&str]) -> (Asked, bool) {
     let addr = record.destination_ip.unwrap_or(Endpoint::SHARED);
     let endpoint = Endpoint::new(addr, record.destination_port.unwrap_or(80));
     let known = |code: &str| Fault::ALL.iter().copied().find(|fault| fault.code() == code);
@@ -105,7 +130,8 @@ fn asked(record: &Record<'_>, policy: &Policy) -> (Asked, bool) {
         target += &encoded(&record.query, true);
     }
     let method = if record.method.is_empty() { "GET" } else { &*record.method };
-    let mut asked = request::ask(policy.catalogue(), endpoint, &format!("{method} {target}"), &[]);
+    let headers: Vec<String> = headers.iter().map(|name| format!("{name}: (not recorded)")).collect();
+    let mut asked = request::ask(policy.catalogue(), endpoint, &format!("{method} {target}"), &headers);
     if asked.target.is_ok() {
         asked.faults = faults;
     }
@@ -160,6 +186,26 @@ mod tests {
             r#"{{"event.dataset":"imds-guard.audit","imds_guard.schema":1,"event.action":"request","imds_guard.verdict":"deny","imds_guard.attribution":"stamped","user.id":"33","imds_guard.cgroup":"/system.slice/web.service",{fields}}}"#
         );
         decide(&Record::read(line.as_bytes()).unwrap(), policy).unwrap()
+    }
+
+    #[test]
+    fn a_header_that_an_event_implies_is_there_and_others_make_it_uncertain() {
+        let policy = policy(
+            "mode = \"enforce\"\ncloud = \"aws\"\n[[agent]]\nname = \"web\"\nunit = \"web.service\"\nuser = 33\n\
+             [[rule]]\nname = \"with a token\"\nagent = \"web\"\naction = \"allow\"\n\
+             header = \"X-aws-ec2-metadata-token\"\n",
+        );
+        let asked = |more: &str| {
+            let fields = format!(
+                r#""cloud.provider":"aws-ec2","url.path":"/latest/meta-data/instance-id","imds_guard.classes":["config"]{more}"#
+            );
+            let rebuilt = rebuilt(&policy, &fields);
+            (rebuilt.decision.verdict(), rebuilt.uncertain)
+        };
+        assert_eq!(asked(r#","imds_guard.session":"v2""#), (Verdict::Allow, false));
+        assert_eq!(asked(r#","imds_guard.session":"v1""#), (Verdict::Deny, false));
+        assert_eq!(asked(r#","rule.name":"with a token""#), (Verdict::Allow, false));
+        assert_eq!(asked(""), (Verdict::Deny, true), "nobody knows");
     }
 
     #[test]

@@ -47,3 +47,4 @@ mod session;
 mod status;
 mod tools;
 mod upstream;
+mod walkthrough;
