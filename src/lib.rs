@@ -21,6 +21,7 @@
 //!
 //! * [`request`]: bytes of a head to one normal form, or the reason why there is none. No I/O.
 //! * [`cloud`]: which addresses, paths and refusal answers each cloud has. Data, no I/O after loading.
+//! * [`redact`]: takes out of an answer what its caller lacks. No I/O.
 //! * [`policy`]: who may touch what. No I/O, no clock.
 //! * [`cases`]: callers and requests as somebody describes them, for tests of a policy. No I/O.
 //! * [`caller`]: what the kernel and procfs say about the process behind a connection.
@@ -43,6 +44,7 @@ pub mod keeper;
 pub mod observe;
 pub mod policy;
 pub mod proxy;
+pub mod redact;
 pub mod redirect;
 pub mod report;
 pub mod request;

@@ -135,7 +135,9 @@ fn secrets_in_paths_long_polls_and_constants_are_marked() {
     assert!(touched("/computeMetadata/v1/instance/id").constant);
     assert!(!touched("/computeMetadata/v1/instance/id?recursive=true").constant);
     assert!(!touched("/computeMetadata/v1/instance/hostname").constant);
-    assert!(touched("/computeMetadata/v1/?recursive=true").aggregate);
+    assert!(touched("/computeMetadata/v1/?recursive=true").withholdable.contains(Class::UserData));
+    let below = "/computeMetadata/v1/instance/attributes/?recursive=true";
+    assert!(touched(below).withholdable.is_empty(), "all of it is user data");
     assert!(!ask(&gcp, shared(), "PUT", "/computeMetadata/v1/instance/id", &[]).touched.constant);
     // Constant for one cloud and unknown to the others is constant; constant for one only is not.
     let two = named(&["aws-ec2", "openstack"]);

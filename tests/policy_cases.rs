@@ -98,9 +98,13 @@ fn what_explain_adds_up_is_what_is_decided() {
         let decision = compiled.policy.decide(&caller, &asked);
         let trace = compiled.policy.trace(&caller, &asked);
         let denies = trace.rules.iter().any(|step| step.denies && step.counts);
-        let granted = trace.touched.is_subset_of(trace.granted());
+        let granted = trace.touched.minus(trace.withholdable).is_subset_of(trace.granted());
+        let withheld = trace.withholdable.minus(trace.granted());
         let verdict = if granted && !denies { Verdict::Allow } else { Verdict::Deny };
         assert_eq!(verdict, decision.verdict(), "{name}: {}: {trace:?}", case.name);
+        if verdict == Verdict::Allow {
+            assert_eq!(withheld, decision.withheld(), "{name}: {}: {trace:?}", case.name);
+        }
         if let Some(agent) = decision.agent() {
             let named = trace.agents.iter().any(|step| step.name == *agent && step.fit == AgentFit::Is);
             assert!(named, "{name}: {}: {trace:?}", case.name);

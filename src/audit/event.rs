@@ -110,6 +110,8 @@ pub struct Event<'a> {
     pub agent: Option<Cow<'a, str>>,
     #[serde(rename = "imds_guard.classes", skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<&'static str>,
+    #[serde(rename = "imds_guard.withheld", skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<&'static str>,
     #[serde(rename = "cloud.provider", skip_serializing_if = "Option::is_none")]
     pub cloud: Option<Cow<'a, str>>,
     #[serde(rename = "threat.technique.id", skip_serializing_if = "Option::is_none")]
@@ -210,6 +212,7 @@ impl<'a> Event<'a> {
             rule: None,
             agent: None,
             classes: Vec::new(),
+            withheld: Vec::new(),
             cloud: None,
             technique: None,
             method: None,

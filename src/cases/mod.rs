@@ -17,7 +17,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::cloud::{Asked, Endpoint, How, TokenHolder};
+use crate::cloud::{Asked, Classes, Endpoint, How, TokenHolder};
 use crate::policy::{Accounts, Action, Form, Policy, Verdict};
 use crate::request::Fault;
 
@@ -74,10 +74,12 @@ pub struct Case {
     pub reason: Option<String>,
     /// The mode of the decision.
     pub mode: Option<String>,
-    /// `refuse`, `rebuilt`, `upgraded`, `as-it-came` or `tunnel`.
+    /// `refuse`, `redacted`, `rebuilt`, `upgraded`, `as-it-came` or `tunnel`.
     pub action: Option<String>,
     /// Whose session token the headers show: `own`, `older`, `foreign` or `unknown`.
     pub token: Option<TokenHolder>,
+    /// The classes that the answer is given without.
+    pub withheld: Option<Classes>,
     /// Whether the processes must be looked at.
     pub needs_processes: Option<bool>,
 }
@@ -173,11 +175,14 @@ impl Case {
         compare("agent", self.agent.as_deref(), decision.agent().map(|agent| &**agent))?;
         compare("reason", self.reason.as_deref(), Some(decision.reason().code()))?;
         compare("mode", self.mode.as_deref(), Some(decision.mode().name()))?;
+        let withheld = self.withheld.map(|classes| classes.to_string());
+        compare("withheld", withheld.as_deref(), Some(&decision.withheld().to_string()))?;
         let needed = |needed| if needed { "true" } else { "false" };
         let needs = policy.needs_processes(&caller, &asked);
         compare("needs-processes", self.needs_processes.map(needed), Some(needed(needs)))?;
         let action = match decision.act(&asked) {
             Action::Refuse(_) => "refuse",
+            Action::Withhold(_) => "redacted",
             Action::Forward(permit) => match permit.form() {
                 Form::Rebuilt(_) => "rebuilt",
                 Form::Upgraded(..) => "upgraded",

@@ -26,6 +26,7 @@ use super::detect::Dmi;
 use super::endpoint::{Door, Endpoint, Proof};
 use super::index::{Doorway, Index};
 use super::load::LoadError;
+use super::members::Withholding;
 use super::refusal::{self, Answer};
 use super::service::{Cloud, Served};
 use super::session::{How, Spoken};
@@ -107,7 +108,6 @@ impl CloudSet {
 
 /// What a target touches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "four independent facts, each asked for by name elsewhere")]
 pub struct Touched {
     /// The classes, never none: all of them must be allowed.
     pub classes: Classes,
@@ -119,8 +119,9 @@ pub struct Touched {
     pub long_poll: bool,
     /// The path, or its query, is itself a secret: logs hold a digest of both.
     pub secret_path: bool,
-    /// The answer mixes classes, and the catalogue says which member belongs to which.
-    pub aggregate: bool,
+    /// The classes that can be withheld from the answer, because the catalogue knows which of its members hold them;
+    /// some of them may be in there without the target touching them.
+    pub withholdable: Classes,
 }
 
 impl Touched {
@@ -133,7 +134,7 @@ impl Touched {
             constant: false,
             long_poll: false,
             secret_path: false,
-            aggregate: false,
+            withholdable: Classes::EMPTY,
         }
     }
 }
@@ -306,6 +307,19 @@ impl Catalogue {
     #[must_use]
     pub fn classify(&self, endpoint: Endpoint, target: &Target) -> Touched {
         self.index.classify(&self.clouds, endpoint, target)
+    }
+
+    /// How to withhold these classes from the answer to a request; `None` if the catalogue does not know how.
+    #[must_use]
+    pub fn withholding(&self, asked: &Asked, classes: Classes) -> Option<Withholding> {
+        let target = asked.target.as_ref().ok()?;
+        if !classes.is_subset_of(asked.touched.withholdable) {
+            return None;
+        }
+        let members = self.index.members(&self.clouds, asked.endpoint, target);
+        let knowing = asked.touched.clouds.iter().filter_map(|id| self.cloud(id));
+        let version_keys = knowing.flat_map(Cloud::version_query).cloned().collect();
+        Withholding::new(members, classes, version_keys)
     }
 
     /// What to tell a client whose request is refused.

@@ -105,6 +105,12 @@ impl Classes {
         Self(self.0 & !other.0)
     }
 
+    /// Whether the sets share a class.
+    #[must_use]
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// Whether there is nothing in it.
     #[must_use]
     pub const fn is_empty(self) -> bool {

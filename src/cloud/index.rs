@@ -3,7 +3,7 @@
 //! Every request is classified, so the cost counts: rows lie in buckets by the first segment that they spell
 //! out and by its place, and nothing is allocated while looking.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::request::Target;
@@ -11,6 +11,7 @@ use crate::request::Target;
 use super::catalogue::Touched;
 use super::class::{Class, Classes};
 use super::endpoint::{Door, Endpoint, Proof};
+use super::members::Members;
 use super::pattern::{Branch, Specificity};
 use super::service::{Cloud, Resource};
 
@@ -53,12 +54,20 @@ struct Best {
     classes: Classes,
     constant: bool,
     secret_path: bool,
-    aggregate: bool,
+    /// The classes whose members can be told from the rest of the answer, and those that cannot.
+    listed: Classes,
+    mixed_in: Classes,
 }
 
 impl Best {
-    const NONE: Self =
-        Self { rank: 0, classes: Classes::EMPTY, constant: true, secret_path: false, aggregate: false };
+    const NONE: Self = Self {
+        rank: 0,
+        classes: Classes::EMPTY,
+        constant: true,
+        secret_path: false,
+        listed: Classes::EMPTY,
+        mixed_in: Classes::EMPTY,
+    };
 
     fn take(&mut self, rank: u16, row: &Resource, method: &str) {
         if rank > self.rank {
@@ -71,7 +80,9 @@ impl Best {
         }
         self.constant &= row.constant;
         self.secret_path |= row.secret_path;
-        self.aggregate |= !row.aggregate.is_empty();
+        let listed = row.aggregate.as_ref().map_or(Classes::EMPTY, Members::classes);
+        self.listed = self.listed.union(listed);
+        self.mixed_in = self.mixed_in.union(row.classes.minus(listed));
     }
 }
 
@@ -130,6 +141,7 @@ impl Index {
             let other = self.classify_path(clouds, endpoint, target, rest);
             touched.classes = touched.classes.union(other.classes.minus(Classes::of(Class::Unknown)));
             touched.secret_path |= other.secret_path;
+            touched.withholdable = Classes::EMPTY;
         }
         // A server that normalises Unicode would read some of these letters as dots and slashes.
         if !path.is_ascii() {
@@ -145,34 +157,65 @@ impl Index {
         target: &Target,
         path: &[String],
     ) -> Touched {
-        let serving = self.doorway(endpoint).map_or(0, |door| door.serving);
         let (mut plain, mut conditional) = ([Best::NONE; MAX_CLOUDS], [Best::NONE; MAX_CLOUDS]);
         let method = target.method().as_str();
         let mut ambiguous = false;
+        self.each_row(clouds, endpoint, target, path, |entry, row, speaks| {
+            let board = if row.condition.is_empty() { &mut plain } else { &mut conditional };
+            let Some(best) = board.get_mut(usize::from(entry.cloud)) else { return };
+            if entry.rank >= best.rank && speaks() {
+                ambiguous |= row.condition.is_ambiguous(target);
+                best.take(entry.rank, row, method);
+            }
+        });
+        let mut touched = sum(clouds, target, plain.iter().zip(&conditional));
+        if ambiguous {
+            touched.classes = touched.classes.with(Class::Unknown);
+            touched.withholdable = Classes::EMPTY;
+        }
+        touched
+    }
+
+    /// What the rows that gave a target its classes say about the members of its answer.
+    pub(super) fn members(&self, clouds: &[Arc<Cloud>], endpoint: Endpoint, target: &Target) -> Vec<Members> {
+        // In one order, always: the answer's version depends on it.
+        let mut closest: BTreeMap<(u8, bool), (u16, Vec<&Members>)> = BTreeMap::new();
+        self.each_row(clouds, endpoint, target, target.path().segments(), |entry, row, speaks| {
+            let (rank, members) = closest.entry((entry.cloud, row.condition.is_empty())).or_default();
+            if entry.rank < *rank || !speaks() {
+                return;
+            }
+            if entry.rank > *rank {
+                (*rank, *members) = (entry.rank, Vec::new());
+            }
+            members.extend(&row.aggregate);
+        });
+        closest.into_values().flat_map(|(_, members)| members).cloned().collect()
+    }
+
+    /// Shows every row that may speak about a target, and lets the visitor ask whether it does: the answer costs more
+    /// than to see that a closer row has spoken.
+    fn each_row<'a>(
+        &'a self,
+        clouds: &'a [Arc<Cloud>],
+        endpoint: Endpoint,
+        target: &Target,
+        path: &[String],
+        mut visit: impl FnMut(Entry, &'a Resource, &dyn Fn() -> bool),
+    ) {
+        let serving = self.doorway(endpoint).map_or(0, |door| door.serving);
         for entry in self.candidates(path) {
             if serving & (1 << entry.cloud) == 0 {
                 continue;
             }
             let Some((cloud, row, branch)) = entry.find(clouds) else { continue };
-            let board = if row.condition.is_empty() { &mut plain } else { &mut conditional };
-            let Some(best) = board.get_mut(usize::from(entry.cloud)) else { continue };
-            let speaks = entry.rank >= best.rank
-                && branch.matches(path)
-                && cloud.counts_at(row, endpoint.port)
-                && row.condition.holds(target);
-            if speaks {
-                ambiguous |= row.condition.is_ambiguous(target);
-                best.take(entry.rank, row, method);
-            }
+            visit(*entry, row, &|| {
+                branch.matches(path) && cloud.counts_at(row, endpoint.port) && row.condition.holds(target)
+            });
         }
-        let mut touched = sum(clouds, target, plain.iter().zip(&conditional));
-        if ambiguous {
-            touched.classes = touched.classes.with(Class::Unknown);
-        }
-        touched
     }
 
-    fn candidates<'a>(&'a self, path: &'a [String]) -> impl Iterator<Item = &'a Entry> {
+    fn candidates<'a, 'p>(&'a self, path: &'p [String]) -> impl Iterator<Item = &'a Entry> + use<'a, 'p> {
         let anchored =
             self.anchored.iter().zip(path).filter_map(|(buckets, segment)| buckets.get(segment.as_str()));
         anchored.flatten().chain(&self.loose)
@@ -196,6 +239,7 @@ fn sum<'a>(
 ) -> Touched {
     let mut touched = Touched { constant: true, ..Touched::unknown() };
     let mut classes = Classes::EMPTY;
+    let (mut listed, mut mixed_in) = (Classes::EMPTY, Classes::EMPTY);
     for (cloud, (plain, conditional)) in clouds.iter().zip(boards) {
         if plain.rank == 0 && conditional.rank == 0 {
             continue;
@@ -205,13 +249,14 @@ fn sum<'a>(
         // A condition is there because the answer depends on more than the path.
         touched.constant &= plain.constant && plain.rank > 0 && conditional.rank == 0;
         touched.secret_path |= plain.secret_path || conditional.secret_path;
-        touched.aggregate |= plain.aggregate || conditional.aggregate;
+        listed = listed.union(plain.listed).union(conditional.listed);
+        mixed_in = mixed_in.union(plain.mixed_in).union(conditional.mixed_in);
         touched.long_poll |= cloud.long_poll.iter().any(|key| target.query().has(key));
     }
     if classes.is_empty() {
         return Touched::unknown();
     }
-    Touched { classes, ..touched }
+    Touched { classes, withholdable: listed.minus(mixed_in), ..touched }
 }
 
 fn ranks(clouds: &[Arc<Cloud>]) -> Option<HashMap<&Specificity, u16>> {

@@ -7,6 +7,7 @@ use super::builtin::text_of;
 use super::class::{Class, Classes};
 use super::detect::Signature;
 use super::endpoint::{Door, Endpoint};
+use super::members::{Members, MembersError};
 use super::pattern::{Branch, PathPattern, PatternError};
 use super::refusal::{RefusalError, Refusals};
 use super::service::{Cloud, Condition, HeaderTest, NeverIntercept, Resource, Served};
@@ -68,6 +69,12 @@ pub enum LoadFault {
     /// A row with a query that asks for nothing.
     #[error("`{0}` has an empty query condition, or a key that is not in lower case")]
     RowQuery(String),
+    /// A mixed answer whose members are not told apart.
+    #[error("`{0}`: {1}")]
+    RowMembers(String, #[source] MembersError),
+    /// A mixed answer of which nothing harmless would remain, or a format of one that is not mixed.
+    #[error("`{0}` is no mix of `config` and something else")]
+    RowMix(String),
     /// A row at a port where the cloud does not answer.
     #[error("`{0}` names a port that no endpoint has")]
     RowPort(String),
@@ -127,6 +134,7 @@ fn read(id: &'static str, number: u8, text: &str) -> Result<Cloud, LoadFault> {
         rejected_headers: file.rejected_headers,
         secret_headers: file.secret_headers,
         long_poll: file.long_poll,
+        version_query: file.version_query,
         session: session.map(Arc::new),
         resources,
         refusals,
@@ -155,8 +163,8 @@ fn check_texts(file: &CloudFile) -> Result<(), LoadFault> {
         Some("family")
     } else if !file.hostnames.iter().all(plain_name) {
         Some("hostnames")
-    } else if !file.long_poll.iter().all(plain_name) {
-        Some("long-poll")
+    } else if !file.long_poll.iter().chain(&file.version_query).all(plain_name) {
+        Some("long-poll or version-query")
     } else if !file.rejected_headers.iter().chain(&file.secret_headers).all(header_name) {
         Some("rejected-headers or secret-headers")
     } else if !file.required_headers.iter().all(|header| header_name(&header.name)) {
@@ -233,6 +241,7 @@ fn resource(entry: ResourceEntry) -> Result<Resource, LoadFault> {
     if query.iter().any(|(key, _)| key.is_empty() || key.bytes().any(|b| b.is_ascii_uppercase())) {
         return Err(LoadFault::RowQuery(path()));
     }
+    let aggregate = members(&entry)?;
     let condition = Condition { query, headers: entry.header.into_iter().map(header).collect() };
     Ok(Resource {
         pattern: entry.path,
@@ -241,11 +250,28 @@ fn resource(entry: ResourceEntry) -> Result<Resource, LoadFault> {
         condition,
         port: entry.port,
         who: entry.who,
-        aggregate: entry.aggregate.into_iter().collect(),
+        aggregate,
         constant: entry.constant,
         secret_path: entry.secret_path,
         listing: false,
     })
+}
+
+/// The members of a mixed answer. What is not listed is the rest, so there must be a harmless rest.
+fn members(entry: &ResourceEntry) -> Result<Option<Members>, LoadFault> {
+    let path = || entry.path.to_string();
+    if entry.aggregate.is_empty() {
+        return if entry.format.is_some() { Err(LoadFault::RowMix(path())) } else { Ok(None) };
+    }
+    if !entry.class.contains(Class::Config) {
+        return Err(LoadFault::RowMix(path()));
+    }
+    let patterns = entry
+        .aggregate
+        .iter()
+        .flat_map(|(class, patterns)| patterns.iter().map(move |pattern| (pattern.clone(), *class)));
+    let members = Members::new(entry.format.unwrap_or_default(), patterns.collect());
+    members.map(Some).map_err(|error| LoadFault::RowMembers(path(), error))
 }
 
 /// GET and HEAD if none are named; HEAD wherever GET is, because it reads the same thing.
@@ -333,7 +359,7 @@ fn listings(rows: &[Resource]) -> Vec<Resource> {
                 condition: Condition::default(),
                 port,
                 who: None,
-                aggregate: Vec::new(),
+                aggregate: None,
                 constant: false,
                 secret_path: false,
                 listing: true,

@@ -8,6 +8,7 @@
 //!   them.
 //! * [`asked`]: one request in the words of the catalogue; the policy decides about this.
 //! * [`refusal`]: what a refused client is told, so that it gives up instead of trying again.
+//! * [`members`]: which members of an answer that mixes classes hold which.
 //! * [`session`]: session tokens, and how a request speaks of them.
 //! * [`service`]: one cloud as its file describes it, after [`load`] found nothing wrong with it.
 
@@ -20,6 +21,7 @@ pub mod detect;
 pub mod endpoint;
 mod index;
 pub mod load;
+pub mod members;
 pub mod pattern;
 pub mod refusal;
 pub mod service;
@@ -33,6 +35,7 @@ pub use catalogue::{Catalogue, CatalogueError, CloudSet, Selection, Touched};
 pub use class::{Class, Classes};
 pub use detect::Dmi;
 pub use endpoint::{Door, Endpoint, Proof};
+pub use members::{Format, Members, Withholding};
 pub use pattern::{PathPattern, PatternError};
 pub use refusal::Answer;
 pub use service::Cloud;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use crate::request::{RawHead, Target};
 
-use super::class::{Class, Classes};
+use super::class::Classes;
 use super::detect::Signature;
 use super::endpoint::{Door, Endpoint, Proof};
+use super::members::Members;
 use super::pattern::PathPattern;
 use super::refusal::Refusals;
 use super::session::Session;
@@ -28,6 +29,7 @@ pub struct Cloud {
     pub(super) rejected_headers: Vec<String>,
     pub(super) secret_headers: Vec<String>,
     pub(super) long_poll: Vec<String>,
+    pub(super) version_query: Vec<String>,
     pub(super) session: Option<Arc<Session>>,
     pub(super) resources: Vec<Resource>,
     pub(super) refusals: Refusals,
@@ -65,8 +67,8 @@ pub struct Resource {
     pub port: Option<u16>,
     /// Who usually needs it.
     pub who: Option<String>,
-    /// Which members of an aggregate answer belong to which class.
-    pub aggregate: Vec<(Class, Vec<String>)>,
+    /// Which members of an answer that mixes classes hold which.
+    pub aggregate: Option<Members>,
     /// The answer cannot change while the machine runs.
     pub constant: bool,
     /// The path itself, or its query, is a secret, which a log must not hold.
@@ -163,6 +165,12 @@ impl Cloud {
     #[must_use]
     pub fn long_poll(&self) -> &[String] {
         &self.long_poll
+    }
+
+    /// The query keys in which clients send back the version of the answer that they have.
+    #[must_use]
+    pub fn version_query(&self) -> &[String] {
+        &self.version_query
     }
 
     /// How it hands out session tokens, if it does.

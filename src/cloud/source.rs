@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::class::{Class, Classes};
 use super::endpoint::{Door, Proof};
+use super::members::Format;
 use super::pattern::PathPattern;
 
 #[derive(Debug, Deserialize)]
@@ -37,6 +38,8 @@ pub(super) struct CloudFile {
     pub secret_headers: Vec<String>,
     #[serde(default)]
     pub long_poll: Vec<String>,
+    #[serde(default)]
+    pub version_query: Vec<String>,
     pub session: Option<SessionEntry>,
     #[serde(default)]
     pub resource: Vec<ResourceEntry>,
@@ -114,7 +117,8 @@ pub(super) struct ResourceEntry {
     pub port: Option<u16>,
     pub who: Option<String>,
     #[serde(default)]
-    pub aggregate: BTreeMap<Class, Vec<String>>,
+    pub aggregate: BTreeMap<Class, Vec<PathPattern>>,
+    pub format: Option<Format>,
     #[serde(default)]
     pub constant: bool,
     #[serde(default)]

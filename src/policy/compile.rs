@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::accounts::{Accounts, Context};
 use super::agent::Agent;
+use super::aggregate::{self, Aggregate};
 use super::decision::Mode;
 use super::diagnostic::{Diagnostic, Place, Report, did_you_mean};
 use super::index::{AgentIndex, Id, RuleSet};
@@ -20,6 +21,7 @@ use crate::cloud::{Catalogue, Class, Classes, Selection};
 #[derive(Debug)]
 pub struct Policy {
     pub(super) mode: Mode,
+    pub(super) aggregate: Aggregate,
     settings: Settings,
     selection: Selection,
     catalogue: Catalogue,
@@ -116,6 +118,7 @@ fn build(documents: &[Document], context: &Context, report: &mut Report<'_>) -> 
         return None;
     };
     let mode = mode(main, report);
+    let aggregate = aggregate::read(main, report);
     let (selection, catalogue) = catalogue(main, documents, context, report);
     let settings = settings::read(main, &context.accounts, report);
     let everyone = grants(documents, |document| document.everyone.as_ref(), report);
@@ -146,6 +149,7 @@ fn build(documents: &[Document], context: &Context, report: &mut Report<'_>) -> 
     let speaks_of_v1 = v1 != V1::Allow || agents.iter().any(|agent| agent.v1.is_some());
     Some(Policy {
         mode,
+        aggregate,
         settings,
         selection,
         catalogue,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::reason::Reason;
-use crate::cloud::{Answer, Asked, Catalogue, Session};
+use crate::cloud::{Answer, Asked, Catalogue, Classes, Session};
 use crate::request::{RawHead, Target};
 
 /// Whether a denial is carried out.
@@ -50,6 +50,7 @@ pub struct Decision {
     pub(super) mode: Mode,
     /// Whether the guard shows a session token of its own.
     pub(super) upgrades: bool,
+    pub(super) withheld: Classes,
 }
 
 impl Decision {
@@ -84,6 +85,13 @@ impl Decision {
         self.mode
     }
 
+    /// The classes that the answer is given without, because the caller lacks them and the policy says `redact`.
+    /// Audit mode withholds nothing and only tells.
+    #[must_use]
+    pub fn withheld(&self) -> Classes {
+        self.withheld
+    }
+
     /// Whether the request is denied and passes all the same.
     #[must_use]
     pub fn would_deny(&self) -> bool {
@@ -100,7 +108,8 @@ impl Decision {
     /// Whether the other decision comes to the same for the same request.
     #[must_use]
     pub fn does_the_same_as(&self, other: &Self) -> bool {
-        (self.verdict, self.mode, self.upgrades()) == (other.verdict, other.mode, other.upgrades())
+        let same = (self.verdict, self.mode, self.withheld) == (other.verdict, other.mode, other.withheld);
+        same && self.upgrades() == other.upgrades()
     }
 
     /// Makes the decision an action. The only place where a [`Permit`] comes from.
@@ -110,6 +119,10 @@ impl Decision {
     #[must_use = "dropping the action answers nobody"]
     pub fn act(self, asked: &Asked) -> Action<'_> {
         match (self.mode, self.verdict, &asked.target) {
+            (Mode::Enforce, Verdict::Allow, Ok(target)) if !self.withheld.is_empty() => {
+                let session = asked.spoken.as_ref().filter(|_| self.upgrades()).map(|spoken| &spoken.session);
+                Action::Withhold(PartialPermit { decision: self, target, session })
+            }
             (Mode::Enforce, Verdict::Allow, Ok(target)) => {
                 let form = match &asked.spoken {
                     Some(spoken) if self.upgrades() => Form::Upgraded(target, &spoken.session),
@@ -131,6 +144,8 @@ impl Decision {
 pub enum Action<'a> {
     /// It goes upstream.
     Forward(Permit<'a>),
+    /// It goes upstream, and the answer is given without a part of it.
+    Withhold(PartialPermit<'a>),
     /// The caller is told no.
     Refuse(Refusal),
 }
@@ -140,6 +155,39 @@ pub enum Action<'a> {
 pub struct Permit<'a> {
     decision: Decision,
     form: Form<'a>,
+}
+
+/// The right to a part of an answer: no [`Permit`], so that nothing can pass the whole on by mistake.
+#[derive(Debug, Clone)]
+pub struct PartialPermit<'a> {
+    decision: Decision,
+    target: &'a Target,
+    session: Option<&'a Arc<Session>>,
+}
+
+impl<'a> PartialPermit<'a> {
+    /// What was judged, and may be sent.
+    #[must_use]
+    pub fn target(&self) -> &'a Target {
+        self.target
+    }
+
+    /// Which session's token the guard shows in place of the caller, if it does.
+    #[must_use]
+    pub fn session(&self) -> Option<&'a Arc<Session>> {
+        self.session
+    }
+
+    /// The classes that must not reach the caller.
+    #[must_use]
+    pub fn withheld(&self) -> Classes {
+        self.decision.withheld
+    }
+
+    /// The decision that made it.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
 }
 
 /// What a permit lets go upstream.

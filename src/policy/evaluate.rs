@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::agent::{Agent, View};
+use super::aggregate::Aggregate;
 use super::compile::Policy;
 use super::decision::{Decision, Mode, Verdict};
 use super::index::{Id, RuleSet};
@@ -118,23 +119,40 @@ impl Policy {
         let touched = touched(asked);
         let sum = self.sum(caller, asked, target, view);
         let granted = sum.base.union(sum.agents.classes()).union(sum.rules.classes());
+        let withheld = self.withholdable(asked, target).minus(granted);
         let missing = touched.minus(granted);
         let denied_by = match (sum.enforced, sum.recorded) {
             (Some(rule), _) => Some((rule, Mode::Enforce)),
             // A rule that is only recorded must not hide that nothing grants the request.
-            (None, Some(rule)) if self.mode == Mode::Audit || missing.is_empty() => Some((rule, Mode::Audit)),
+            (None, Some(rule)) if self.mode == Mode::Audit || missing.union(withheld).is_empty() => {
+                Some((rule, Mode::Audit))
+            }
             (None, _) => None,
         };
         match denied_by {
             Some((rule, mode)) => {
                 self.decision(Verdict::Deny, Reason::RuleDenies, Some(rule), sum.agent, mode)
             }
-            None if missing.is_empty() => self.allowed(&sum, touched, caller),
+            None if missing.union(withheld).is_empty() => self.allowed(&sum, touched, caller),
+            // What is missing is not the allowing rule's affair, so its own mode does not hold: on trial it would let
+            // the whole answer pass.
+            None if missing.is_subset_of(withheld) => {
+                Decision { withheld, mode: self.mode, ..self.allowed(&sum, touched.minus(withheld), caller) }
+            }
             None => {
                 let caller = standing(&sum, missing, caller);
                 let reason = Reason::NotGranted { missing, caller };
                 self.decision(Verdict::Deny, reason, None, sum.agent, self.mode)
             }
+        }
+    }
+
+    /// What can be withheld of the answer, if the policy says so. Only of a read: what else comes back from a request
+    /// that changes something, nobody knows.
+    pub(super) fn withholdable(&self, asked: &Asked, target: &Target) -> Classes {
+        match self.aggregate {
+            Aggregate::Redact if target.method().is_read() => asked.touched.withholdable,
+            Aggregate::Redact | Aggregate::Refuse => Classes::EMPTY,
         }
     }
 
@@ -178,12 +196,14 @@ impl Policy {
     ) -> Decision {
         let rule = rule.and_then(|id| self.rule(id)).map(|rule| Arc::clone(&rule.name));
         let agent = agent.and_then(|id| self.agent(id)).map(|agent| Arc::clone(&agent.name));
-        Decision { verdict, reason, rule, agent, mode, upgrades: false }
+        Decision { verdict, reason, rule, agent, mode, upgrades: false, withheld: Classes::EMPTY }
     }
 
     fn sum(&self, caller: &Caller, asked: &Asked, target: &Target, view: View<'_>) -> Sum {
         let mut sum = Sum::default();
-        let request = Request { asked, target, touched: touched(asked) };
+        let touched = touched(asked);
+        let reach = touched.union(self.withholdable(asked, target));
+        let request = Request { asked, target, touched, reach };
         let Some(stamps) = caller.stamps() else {
             sum.base = self.unattributed;
             self.add_rules(&mut sum, &self.rules_for_all, &request, Subject::unattributed());
@@ -235,10 +255,10 @@ impl Policy {
                     Mode::Audit => least(&mut sum.recorded, id),
                 },
                 RuleAction::Allow if subject.grants => {
-                    sum.rules.add(both(rule.grants(request.touched), subject.ceiling), id);
+                    sum.rules.add(both(rule.grants(request.reach), subject.ceiling), id);
                 }
                 RuleAction::Allow if subject.doubt.is_some() => {
-                    sum.doubted = sum.doubted.union(both(rule.grants(request.touched), subject.ceiling));
+                    sum.doubted = sum.doubted.union(both(rule.grants(request.reach), subject.ceiling));
                 }
                 RuleAction::Deny | RuleAction::Allow => {}
             }
@@ -292,6 +312,8 @@ struct Request<'a> {
     asked: &'a Asked,
     target: &'a Target,
     touched: Classes,
+    /// With what is in the answer although it does not count, and can be withheld: a rule for a path grants that, too.
+    reach: Classes,
 }
 
 /// For whom a set of rules is looked at, and what it can do to them.

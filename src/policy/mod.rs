@@ -20,6 +20,7 @@
 
 pub mod accounts;
 pub mod agent;
+pub mod aggregate;
 pub mod compile;
 pub mod decision;
 pub mod diagnostic;
@@ -47,8 +48,9 @@ mod properties;
 mod tests;
 
 pub use accounts::{Accounts, Context};
+pub use aggregate::Aggregate;
 pub use compile::{Compiled, Policy};
-pub use decision::{Action, Decision, Form, Mode, Permit, Refusal, Verdict};
+pub use decision::{Action, Decision, Form, Mode, PartialPermit, Permit, Refusal, Verdict};
 pub use diagnostic::{Diagnostic, Severity};
 pub use door::Passage;
 pub use places::{Line, Places};

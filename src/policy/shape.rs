@@ -22,6 +22,7 @@ pub(super) struct Document {
     pub(super) cloud: Option<Spanned<Names>>,
     pub(super) v1: Option<Name>,
     pub(super) bind_tokens: Option<Name>,
+    pub(super) aggregate: Option<Name>,
     pub(super) guard: Option<Spanned<GuardTable>>,
     pub(super) everyone: Option<Spanned<GrantTable>>,
     pub(super) unattributed: Option<Spanned<GrantTable>>,
@@ -32,11 +33,12 @@ pub(super) struct Document {
 }
 
 /// What a file may hold at its top level; the flag says whether a drop-in may, too.
-const KEYS: [(&str, bool); 11] = [
+const KEYS: [(&str, bool); 12] = [
     ("mode", false),
     ("cloud", false),
     ("v1", false),
     ("bind-tokens", false),
+    ("aggregate", false),
     ("guard", false),
     ("unattributed", false),
     ("everyone", true),
@@ -96,6 +98,7 @@ fn entry(
         "cloud" => document.cloud = one(source, value, report),
         "v1" => document.v1 = one(source, value, report),
         "bind-tokens" => document.bind_tokens = one(source, value, report),
+        "aggregate" => document.aggregate = one(source, value, report),
         "guard" => document.guard = one(source, value, report),
         "everyone" => document.everyone = one(source, value, report),
         "unattributed" => document.unattributed = one(source, value, report),

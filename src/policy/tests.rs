@@ -247,17 +247,53 @@ fn only_an_allowed_request_or_audit_mode_makes_a_permit() {
         (Verdict::Deny, Mode::Audit, false, "as it came"),
         (Verdict::Deny, Mode::Audit, true, "as it came"),
     ] {
-        let decision =
-            Decision { verdict, mode, reason: Reason::RuleDenies, rule: None, agent: None, upgrades: false };
+        let decision = Decision {
+            verdict,
+            mode,
+            reason: Reason::RuleDenies,
+            rule: None,
+            agent: None,
+            upgrades: false,
+            withheld: Classes::EMPTY,
+        };
         assert_eq!(decision.would_deny(), verdict == Verdict::Deny && mode == Mode::Audit);
         let got = match decision.act(&asked(faulty)) {
             Action::Refuse(_) => "refused",
+            Action::Withhold(_) => "a part",
             Action::Forward(permit) => match permit.form() {
                 Form::Rebuilt(_) => "rebuilt",
                 Form::Upgraded(..) => "upgraded",
                 Form::AsItCame(_) => "as it came",
                 Form::Tunnel => "tunnel",
             },
+        };
+        assert_eq!(got, wanted, "{verdict:?} {mode:?} {faulty}");
+    }
+}
+
+#[test]
+fn a_decision_that_withholds_makes_no_permit_for_the_whole() {
+    let withheld = Classes::of(Class::UserData);
+    for (verdict, mode, faulty, wanted) in [
+        (Verdict::Allow, Mode::Enforce, false, "a part"),
+        (Verdict::Allow, Mode::Enforce, true, "nothing"),
+        (Verdict::Deny, Mode::Enforce, false, "nothing"),
+        (Verdict::Allow, Mode::Audit, false, "all"),
+    ] {
+        let decision = Decision {
+            verdict,
+            mode,
+            reason: Reason::EveryoneAllows,
+            rule: None,
+            agent: None,
+            upgrades: false,
+            withheld,
+        };
+        let got = match decision.act(&asked(faulty)) {
+            Action::Refuse(_) => "nothing",
+            Action::Withhold(permit) if permit.withheld() == withheld => "a part",
+            Action::Withhold(_) => "another part",
+            Action::Forward(_) => "all",
         };
         assert_eq!(got, wanted, "{verdict:?} {mode:?} {faulty}");
     }
@@ -283,7 +319,7 @@ fn a_refusal_s_line_tells_no_names() {
     assert_eq!(decision.rule().map(|rule| &**rule), Some("hidden-name"));
     match decision.act(&asked(false)) {
         Action::Refuse(refusal) => assert_eq!(refusal.line(), "a rule denies this"),
-        Action::Forward(_) => panic!("it was forwarded"),
+        Action::Forward(_) | Action::Withhold(_) => panic!("it was forwarded"),
     }
     let reason = policy.decide(&caller, &asked(true)).reason();
     assert!(!reason.to_string().contains(['/', '\n']));

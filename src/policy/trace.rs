@@ -17,6 +17,8 @@ use crate::cloud::{Asked, Class, Classes};
 pub struct Trace {
     /// What the request touches.
     pub touched: Classes,
+    /// What can be withheld of the answer, so that the rest may pass; nothing if the policy refuses mixed answers.
+    pub withholdable: Classes,
     /// What `[everyone]`, or of an unattributed caller `[unattributed]`, grants.
     pub base: Classes,
     /// The agents that the caller is, or would be but for its executable or its user.
@@ -85,6 +87,15 @@ impl Trace {
         let rules = self.rules.iter().filter(|step| step.counts && !step.denies).map(|step| step.grants);
         agents.chain(rules).fold(self.base, Classes::union)
     }
+
+    /// A rule on trial is not tried where a part of the answer is withheld: it would let the whole pass.
+    fn settle_trials(mut self, policy: &Policy) -> Self {
+        let is_partial = !self.withholdable.minus(self.granted()).is_empty();
+        if policy.mode() == Mode::Enforce && is_partial {
+            self.rules.iter_mut().for_each(|step| step.counts &= !(step.denies && step.mode == Mode::Audit));
+        }
+        self
+    }
 }
 
 impl Policy {
@@ -96,10 +107,13 @@ impl Policy {
             none if none.is_empty() => Classes::of(Class::Unknown),
             some => some,
         };
+        let target = asked.target.as_ref();
+        let withholdable = target.map_or(Classes::EMPTY, |target| self.withholdable(asked, target));
         let Some(stamps) = caller.stamps() else {
             let rules = self.steps(None, asked, None, (false, true)).collect();
             let v1 = self.v1_trace(caller, asked, View::Actual(&caller.processes));
-            return Trace { touched, base: self.unattributed, agents: Vec::new(), rules, v1 };
+            let base = self.unattributed;
+            return Trace { touched, withholdable, base, agents: Vec::new(), rules, v1 }.settle_trials(self);
         };
         let view = View::Actual(&caller.processes);
         let in_container = holds_container(stamps.cgroup.path.as_str());
@@ -118,7 +132,8 @@ impl Policy {
             }
         }
         rules.sort_by(|a, b| (b.denies, &a.name).cmp(&(a.denies, &b.name)));
-        Trace { touched, base: self.everyone, agents, rules, v1: self.v1_trace(caller, asked, view) }
+        let v1 = self.v1_trace(caller, asked, view);
+        Trace { touched, withholdable, base: self.everyone, agents, rules, v1 }.settle_trials(self)
     }
 
     fn v1_trace(&self, caller: &Caller, asked: &Asked, view: View<'_>) -> Option<V1Trace> {
@@ -143,7 +158,9 @@ impl Policy {
         let rules = sets.flat_map(super::index::RuleSet::all).filter_map(|id| self.rule(id));
         rules.filter(move |rule| speaks(rule, stamps, asked)).map(move |rule| {
             let denies_too = rule.action == RuleAction::Deny;
-            let touched = asked.touched.classes;
+            let hidden =
+                asked.target.as_ref().map_or(Classes::EMPTY, |target| self.withholdable(asked, target));
+            let touched = asked.touched.classes.union(hidden);
             let ceiling = agent.map_or(Class::ALL.into_iter().collect(), |agent| agent.ceiling);
             RuleStep {
                 name: Arc::clone(&rule.name),

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod keeper_line;
 pub mod limits;
 pub mod observer;
+pub mod partial;
 pub mod pipeline;
 pub mod record;
 pub mod reply;

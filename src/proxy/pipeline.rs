@@ -12,7 +12,7 @@ use crate::policy::Action;
 use super::connection::{Connection, policy_now, strictness};
 use super::record::Exchange;
 use super::reply::{self, ReplyBody};
-use super::service;
+use super::service::Service;
 use super::upstream::UpstreamError;
 
 /// Answers one request. Every request is decided anew, by the policy that is in force at that moment.
@@ -30,6 +30,7 @@ pub async fn answer(
     if exchange.must_not_go_unrecorded(&asked, &decision) {
         return Ok(reply::refuse(&policy.catalogue().refusal(&asked), reply::NO_RECORD, false, exchange));
     }
+    let service = Service { connection: &connection, policy: &policy, caller: &caller, asked: &asked };
     match decision.act(&asked) {
         Action::Refuse(refusal) => {
             connection.identity.look_up_ends().await;
@@ -38,21 +39,7 @@ pub async fn answer(
             let closes = asked.head.is_none() || caller.processes != Processes::Skipped;
             Ok(reply::refuse(&answer, &refusal.line(), closes, exchange))
         }
-        Action::Forward(permit) => {
-            let answered = service::ask(&connection, &permit, &asked, request, &mut exchange).await;
-            let response = match answered {
-                Ok(response) => response,
-                Err(error) => return Err(exchange.upstream_failed(error)),
-            };
-            if !connection.may_still_have(&policy, &caller, &asked).await {
-                return Ok(reply::refuse(
-                    &policy.catalogue().refusal(&asked),
-                    reply::NO_LONGER,
-                    true,
-                    exchange,
-                ));
-            }
-            Ok(exchange.stream(response))
-        }
+        Action::Forward(permit) => service.answer(&permit, request, exchange).await,
+        Action::Withhold(permit) => service.answer_in_part(&permit, request, exchange).await,
     }
 }

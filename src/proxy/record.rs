@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::Response;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use crate::audit::event::{Action, Event, Outcome, ProcessSource, Severity, TECHNIQUE};
@@ -14,6 +15,7 @@ use crate::caller::{Attribution, Processes};
 use crate::cloud::{Asked, Class, Endpoint, TokenHolder};
 use crate::hex;
 use crate::policy::{Decision, Mode, Policy, Verdict};
+use crate::redact::Unredactable;
 use crate::request::{BodyKind, Fault, RawHead};
 
 use super::connection::Connection;
@@ -120,14 +122,39 @@ impl Exchange {
     /// Turns the service's response into the client's, which completes the record when it is out.
     #[must_use]
     pub fn stream(mut self, response: Response<UpstreamBody>) -> Response<ReplyBody> {
-        self.result = Outcome::Forwarded;
-        if let Some(event) = &mut self.event {
-            event.status = Some(response.status().as_u16());
-            event.upstream_us = self.upstream_since.map(micros);
-        }
+        self.forwarded(response.status());
         // A response without a body is never polled for one.
         self.complete = response.body().is_end_stream();
         response.map(|body| ReplyBody::upstream(body, self))
+    }
+
+    /// Gives the client what is left of the service's response.
+    #[must_use]
+    pub fn deliver(mut self, response: Response<Bytes>) -> Response<ReplyBody> {
+        self.forwarded(response.status());
+        self.complete = response.body().is_empty();
+        response.map(|body| ReplyBody::own(body, self))
+    }
+
+    /// Notes that nothing is left of it, and why; gives the line for the caller.
+    #[must_use]
+    pub fn not_redacted(&mut self, why: Unredactable) -> String {
+        if let Some(event) = &mut self.event {
+            event.verdict = Some("deny");
+            event.reason = Some(why.code().into());
+            event.message = Some(why.to_string().into());
+            event.technique = Some(TECHNIQUE);
+            event.severity = Severity::Warning as u8;
+        }
+        why.to_string()
+    }
+
+    fn forwarded(&mut self, status: StatusCode) {
+        self.result = Outcome::Forwarded;
+        if let Some(event) = &mut self.event {
+            event.status = Some(status.as_u16());
+            event.upstream_us = self.upstream_since.map(micros);
+        }
     }
 
     /// Counts bytes of the response's body.
@@ -325,6 +352,7 @@ fn describe_decision(event: &mut Event<'static>, decision: &Decision) {
     event.reason = Some(decision.reason().code().into());
     event.rule = decision.rule().map(|name| name.to_string().into());
     event.agent = decision.agent().map(|name| name.to_string().into());
+    event.withheld = decision.withheld().iter().map(Class::name).collect();
     if decision.verdict() == Verdict::Deny {
         event.technique = Some(TECHNIQUE);
         event.severity = Severity::Warning as u8;

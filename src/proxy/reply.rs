@@ -34,6 +34,11 @@ enum Content {
 }
 
 impl ReplyBody {
+    /// A body that the guard has in hand.
+    pub(super) fn own(body: Bytes, exchange: Exchange) -> Self {
+        Self { content: Content::Own(Some(body)), exchange }
+    }
+
     /// A body that comes from the metadata service.
     pub(super) fn upstream(body: UpstreamBody, exchange: Exchange) -> Self {
         Self { content: Content::Upstream(body), exchange }
@@ -60,7 +65,7 @@ pub fn refuse(answer: &Answer, reason: &str, closes: bool, mut exchange: Exchang
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.refused(answer.status);
-    response.map(|()| ReplyBody { content: Content::Own(Some(Bytes::from(body))), exchange })
+    response.map(|()| ReplyBody::own(Bytes::from(body), exchange))
 }
 
 impl Body for ReplyBody {

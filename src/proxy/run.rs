@@ -28,6 +28,7 @@ use super::farewell::{self, Farewell};
 use super::keeper_line::KeeperLine;
 use super::limits::{Census, Flood, LookupBudget, Roll};
 use super::observer::{self, Ask, Doors, Known};
+use super::partial;
 use super::sandbox::{self, SandboxError};
 use super::tokens::{self, Tokens};
 use super::upgrade::OwnTokens;
@@ -259,6 +260,7 @@ fn work(
             floods: Flood::default(),
             counters: Counters::default(),
             busy: tokio::sync::Notify::new(),
+            redactions: tokio::sync::Semaphore::new(partial::AT_A_TIME),
             index,
             events: std::cell::Cell::new(0),
         });

@@ -1,4 +1,5 @@
-//! How a permitted request is answered: by the metadata service, as it is or with a session token of the guard's own.
+//! How a permitted request is answered: by the metadata service, as it is or with a session token of the guard's own;
+//! with the whole answer, or a part of it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,37 +8,113 @@ use std::time::Instant;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::cloud::{Asked, How, Spoken, TokenHolder};
-use crate::policy::{Form, Permit};
+use crate::caller::Caller;
+use crate::cloud::{Asked, How, Session, Spoken, TokenHolder};
+use crate::policy::{Form, PartialPermit, Permit, Policy};
+use crate::redact::Unredactable;
 
 use super::connection::Connection;
+use super::partial::{Opened, Sealed, Unopened};
 use super::record::Exchange;
+use super::reply::{self, ReplyBody};
 use super::tokens::{Learner, Owner as TokenOwner};
 use super::upgrade;
 use super::upstream::{self, Outgoing, UpstreamBody, UpstreamError};
 
-/// Asks the service what the permit allows, and remembers what its answer says about session tokens.
-pub async fn ask(
-    connection: &Rc<Connection>,
-    permit: &Permit<'_>,
-    asked: &Asked,
-    request: Request<Incoming>,
-    exchange: &mut Exchange,
-) -> Result<Response<UpstreamBody>, UpstreamError> {
-    let (worker, route, owner) = (&connection.worker, connection.route, connection.owner());
-    let outgoing = Outgoing::permitted(permit, request)?;
-    let mut response = match permit.form() {
-        Form::Upgraded(_, session) => {
-            let (response, upgraded) = upgrade::forward(worker, route, owner, session, outgoing).await?;
-            exchange.upgraded(upgraded);
-            response
+/// What is known of a request when it is permitted.
+pub struct Service<'a> {
+    /// Where it came in.
+    pub connection: &'a Rc<Connection>,
+    /// By which policy it was judged.
+    pub policy: &'a Policy,
+    /// Who asks.
+    pub caller: &'a Caller,
+    /// What was asked.
+    pub asked: &'a Asked,
+}
+
+type Answered = Result<Response<ReplyBody>, UpstreamError>;
+
+impl Service<'_> {
+    /// Gives the service's answer as it is.
+    pub async fn answer(
+        &self,
+        permit: &Permit<'_>,
+        request: Request<Incoming>,
+        mut exchange: Exchange,
+    ) -> Answered {
+        let session = match permit.form() {
+            Form::Upgraded(_, session) => Some(session),
+            Form::Rebuilt(_) | Form::AsItCame(_) | Form::Tunnel => None,
+        };
+        let response = match Outgoing::permitted(permit, request) {
+            Ok(outgoing) => self.ask(outgoing, session, &mut exchange).await,
+            Err(error) => Err(error),
+        };
+        match response {
+            Err(error) => Err(exchange.upstream_failed(error)),
+            Ok(_) if !self.may_still_have().await => Ok(self.refuse(reply::NO_LONGER, exchange)),
+            Ok(response) => Ok(exchange.stream(response)),
         }
-        Form::Rebuilt(_) | Form::AsItCame(_) | Form::Tunnel => {
-            upstream::send(worker, route, owner, outgoing).await?
+    }
+
+    /// Gives the service's answer without what the caller lacks, or nothing of it.
+    pub async fn answer_in_part(
+        &self,
+        permit: &PartialPermit<'_>,
+        request: Request<Incoming>,
+        mut exchange: Exchange,
+    ) -> Answered {
+        let Some(withholding) = self.policy.catalogue().withholding(self.asked, permit.withheld()) else {
+            return Ok(self.refuse(&exchange.not_redacted(Unredactable::Unknown), exchange));
+        };
+        let opened = match Outgoing::for_part(permit, &withholding, request) {
+            Ok(outgoing) => match self.ask(outgoing, permit.session(), &mut exchange).await {
+                Ok(response) => {
+                    Sealed::new(response, permit).open(&self.connection.worker, &withholding).await
+                }
+                Err(error) => Err(Unopened::Broken(error)),
+            },
+            Err(error) => Err(Unopened::Broken(error)),
+        };
+        match opened {
+            Err(Unopened::Broken(error)) => Err(exchange.upstream_failed(error)),
+            Err(Unopened::Unredactable(why)) => Ok(self.refuse(&exchange.not_redacted(why), exchange)),
+            Ok(_) if !self.may_still_have().await => Ok(self.refuse(reply::NO_LONGER, exchange)),
+            Ok(Opened::Part(response)) => Ok(exchange.deliver(response)),
+            Ok(Opened::Aside(response)) => Ok(exchange.stream(response)),
         }
-    };
-    remember_tokens(connection, asked, &mut response);
-    Ok(response)
+    }
+
+    /// Asks the service, and remembers what its answer says about session tokens.
+    async fn ask(
+        &self,
+        outgoing: Outgoing,
+        session: Option<&Arc<Session>>,
+        exchange: &mut Exchange,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let connection = self.connection;
+        let (worker, route, owner) = (&connection.worker, connection.route, connection.owner());
+        let mut response = match session {
+            Some(session) => {
+                let (response, upgraded) = upgrade::forward(worker, route, owner, session, outgoing).await?;
+                exchange.upgraded(upgraded);
+                response
+            }
+            None => upstream::send(worker, route, owner, outgoing).await?,
+        };
+        remember_tokens(connection, self.asked, &mut response);
+        Ok(response)
+    }
+
+    async fn may_still_have(&self) -> bool {
+        self.connection.may_still_have(self.policy, self.caller, self.asked).await
+    }
+
+    /// Closes the connection, too: it may no longer be who it was.
+    fn refuse(&self, reason: &str, exchange: Exchange) -> Response<ReplyBody> {
+        reply::refuse(&self.policy.catalogue().refusal(self.asked), reason, true, exchange)
+    }
 }
 
 /// Whoever fetches a token owns it; so does the first from whom the service takes one that is older than the guard.

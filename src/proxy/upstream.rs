@@ -1,5 +1,5 @@
-//! The way to the metadata service. Nothing gets there without a [`Permit`], or a [`Passage`] for bytes that nobody
-//! reads; but for the guard's own requests for session tokens ([`Outgoing`]).
+//! The way to the metadata service. Nothing gets there without a [`Permit`], a [`PartialPermit`] for an answer of which the
+//! caller gets a part, or a [`Passage`] for bytes that nobody reads; but for the guard's own requests for session tokens ([`Outgoing`]).
 //!
 //! A connection is driven by the request that uses it, in the same task: a task of its own would cost a wake-up for
 //! every request. Idle connections wait in a pool, last in first out, and are never shared between callers of
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
+use http::request::Parts;
 use http::{Method as HttpMethod, Request, Response, Uri};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
@@ -22,10 +23,11 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use crate::cloud::{Endpoint, Proof, Session};
-use crate::policy::{Form, Passage, Permit};
+use crate::cloud::{Endpoint, Proof, Session, Withholding};
+use crate::policy::{Form, PartialPermit, Passage, Permit};
 use crate::request::{BodyKind, names};
 
+use super::partial;
 use super::tokens::Learner;
 use super::worker::Worker;
 
@@ -292,9 +294,7 @@ impl Outgoing {
         let (mut parts, incoming) = client.into_parts();
         let head = match permit.form() {
             Form::Rebuilt(target) | Form::Upgraded(target, _) => {
-                parts.uri =
-                    Uri::try_from(target.sent()).map_err(|error| UpstreamError::Unwritable(error.into()))?;
-                retain(&mut parts.headers, |name| is_framing(name) || !names::is_dropped_in_enforce(name));
+                rebuild(&mut parts, target.sent())?;
                 target.head()
             }
             Form::AsItCame(head) => head,
@@ -305,6 +305,19 @@ impl Outgoing {
         let body =
             if head.body() == BodyKind::None { RequestBody::Empty } else { RequestBody::Client(incoming) };
         Ok(Self(Request::from_parts(parts, body)))
+    }
+
+    /// The request for the whole of what the caller may have a part of.
+    pub(super) fn for_part(
+        permit: &PartialPermit<'_>,
+        withholding: &Withholding,
+        client: Request<Incoming>,
+    ) -> Result<Self, UpstreamError> {
+        let (mut parts, _) = client.into_parts();
+        rebuild(&mut parts, &partial::target_of(permit, withholding))?;
+        partial::ask_for_the_whole(&mut parts.headers, withholding);
+        strip_hop_by_hop(&mut parts.headers);
+        Ok(Self(Request::from_parts(parts, RequestBody::Empty)))
     }
 
     /// The guard's own request for a token, with the longest lifetime. `None` where there is nothing to ask for.
@@ -346,6 +359,13 @@ impl Outgoing {
     }
 }
 
+/// Makes a head anew from what was judged.
+fn rebuild(parts: &mut Parts, sent: &str) -> Result<(), UpstreamError> {
+    parts.uri = Uri::try_from(sent).map_err(|error| UpstreamError::Unwritable(error.into()))?;
+    retain(&mut parts.headers, |name| is_framing(name) || !names::is_dropped_in_enforce(name));
+    Ok(())
+}
+
 /// hyper writes these anew from what they say; without them it would choose a framing of its own.
 fn is_framing(name: &str) -> bool {
     [http::header::CONTENT_LENGTH.as_str(), http::header::TRANSFER_ENCODING.as_str()].contains(&name)
@@ -365,7 +385,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// Keeps the headers that `keep` wants, in their order: `HeaderMap::remove` would move the last into the gap.
-fn retain(headers: &mut HeaderMap, keep: impl Fn(&str) -> bool) {
+pub(super) fn retain(headers: &mut HeaderMap, keep: impl Fn(&str) -> bool) {
     if headers.keys().all(|name| keep(name.as_str())) {
         return;
     }

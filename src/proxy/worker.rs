@@ -78,6 +78,8 @@ pub struct Worker {
     pub counters: Counters,
     /// Told when a connection comes in: the sweep has something to do.
     pub busy: tokio::sync::Notify,
+    /// Room for answers that are being taken apart.
+    pub redactions: tokio::sync::Semaphore,
     /// Which worker this is.
     pub index: usize,
     /// How many events it has named.

@@ -30,6 +30,20 @@ pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, Undecodable> {
     String::from_utf8(decoded).map(Cow::Owned).map_err(|_| Undecodable::Utf8)
 }
 
+/// The text with everything encoded that is not harmless anywhere in a query.
+pub(super) fn encode(text: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}
+
 /// Whether a decoded text could be decoded again.
 pub(super) fn has_another_layer(decoded: &str) -> bool {
     decoded.as_bytes().windows(3).any(

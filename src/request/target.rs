@@ -4,6 +4,7 @@ use super::fault::Fault;
 use super::head::{Method, RawHead, Version};
 pub use super::host::Host;
 use super::path::Path;
+use super::percent::encode;
 use super::query::Query;
 
 /// The one meaning of a request's method, target and Host.
@@ -62,6 +63,23 @@ impl Target {
     #[must_use]
     pub fn head(&self) -> &RawHead {
         &self.head
+    }
+
+    /// The same with other values for some of the query's keys: every piece in which any server would find such a key
+    /// is replaced as a whole.
+    #[must_use]
+    pub fn sent_with(&self, keys: &[String], replace: impl Fn(&str) -> String) -> String {
+        let Some((path, query)) = self.sent.split_once('?') else { return self.sent.clone() };
+        let pieces = query.split_inclusive(['&', ';']).map(|piece| {
+            let bare = piece.trim_end_matches(['&', ';']);
+            let found = Query::read(bare).ok().and_then(|read| {
+                let key = keys.iter().find(|key| read.has(key))?;
+                Some(format!("{key}={}", encode(&replace(read.values(key).next()?))))
+            });
+            let separator = piece.get(bare.len()..).unwrap_or_default();
+            found.map_or_else(|| piece.to_owned(), |found| format!("{found}{separator}"))
+        });
+        format!("{path}?{}", pieces.collect::<String>())
     }
 
     /// The path and query that go upstream in enforce mode: read again, they give this target again.

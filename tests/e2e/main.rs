@@ -40,6 +40,7 @@ mod negative_control;
 mod network;
 mod odd_sockets;
 mod privileges;
+mod redaction;
 mod redirect_command;
 mod reload;
 mod rotation;

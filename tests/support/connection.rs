@@ -189,6 +189,11 @@ impl Connection {
         true
     }
 
+    /// What has come and was not read.
+    pub fn unread_text(&self) -> String {
+        String::from_utf8_lossy(&self.unread).into_owned()
+    }
+
     /// Whether nothing arrives for this long (and the connection stays open).
     pub fn is_silent_for(&mut self, time: Duration) -> bool {
         self.unread.is_empty() && self.arriving.recv_timeout(time) == Err(RecvTimeoutError::Timeout)

@@ -22,10 +22,12 @@ pub(super) struct Explanation {
     rules: Vec<RuleStep>,
     session: Option<SessionStep>,
     missing: Classes,
+    /// What the answer is given without.
+    withheld: Classes,
     verdict: Verdict,
     mode: Mode,
     mode_at: Option<Line>,
-    /// What happens: `pass`, `pass-and-record` or `refuse`.
+    /// What happens: `pass`, `pass-in-part`, `pass-and-record` or `refuse`.
     effect: &'static str,
     reason: &'static str,
     because: String,
@@ -110,6 +112,7 @@ impl Explanation {
         let touches = trace.as_ref().map_or_else(all, |trace| trace.touched);
         let granted = trace.as_ref().map_or(Classes::EMPTY, Trace::granted);
         let effect = match (decision.verdict(), decision.mode()) {
+            (Verdict::Allow, Mode::Enforce) if !decision.withheld().is_empty() => "pass-in-part",
             (Verdict::Allow, _) => "pass",
             (Verdict::Deny, Mode::Audit) => "pass-and-record",
             (Verdict::Deny, Mode::Enforce) => "refuse",
@@ -123,6 +126,7 @@ impl Explanation {
             rules: trace.iter().flat_map(|trace| rules(trace, &places)).collect(),
             session: session(question, loaded, trace.as_ref(), &places),
             missing: touches.minus(granted),
+            withheld: decision.withheld(),
             verdict: decision.verdict(),
             mode: decision.mode(),
             mode_at: decision.rule().and_then(|rule| places.rule(rule)).or(places.mode.as_ref()).cloned(),
@@ -168,8 +172,13 @@ impl Explanation {
         if let Some(session) = &self.session {
             step(out, "session", &format!("{}{}", session.meaning, place(session.at.as_ref())))?;
         }
+        if !self.withheld.is_empty() {
+            let when = if self.mode == Mode::Audit { "enforce would withhold" } else { "without" };
+            step(out, "answer", &format!("{when} {}", self.withheld))?;
+        }
         let verdict = match self.effect {
             "pass" => "ALLOW",
+            "pass-in-part" => "ALLOW, in part",
             "pass-and-record" => "DENY, recorded only (audit): it passes",
             _ => "DENY, refused (enforce)",
         };

@@ -33,6 +33,8 @@ pub enum Fault {
     CloseAfter,
     /// Answers with a body that ends where the connection ends.
     Unframed,
+    /// Answers with exactly these bytes, head included; to HEAD with the head alone.
+    Raw(Vec<u8>),
     /// Answers with a body whose second half comes this much later than the first.
     Pause(Duration),
 }
@@ -64,6 +66,11 @@ impl Fault {
             Self::Chunked => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
                 if body { stream.write_all(b"5\r\nfirst\r\n6\r\nsecond\r\n0\r\n\r\n") } else { Ok(()) }
+            }
+            Self::Raw(answer) => {
+                let head =
+                    answer.windows(4).position(|end| end == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
+                stream.write_all(if body { answer } else { answer.get(..head).unwrap_or(answer) })
             }
             Self::Unframed => stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end"),
             Self::Pause(time) => {

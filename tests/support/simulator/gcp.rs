@@ -1,5 +1,6 @@
 //! Google Compute Engine: flavour header, directories and recursive reads, tokens, attributes, long polls.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -99,7 +100,8 @@ fn poll(request: &Request, state: &State) -> u64 {
     if !is_true(request.query("wait_for_change")) {
         return current;
     }
-    let seen = request.query("last_etag").and_then(|etag| u64::from_str_radix(&etag, 16).ok());
+    // Any version but the present one is answered at once, whatever it looks like.
+    let seen = request.query("last_etag").map(|etag| u64::from_str_radix(&etag, 16).unwrap_or(0));
     let limit =
         request.query("timeout_sec").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     state.wait_for_change(seen.unwrap_or(current), limit)
@@ -109,9 +111,28 @@ fn is_true(value: Option<String>) -> bool {
     value.is_some_and(|value| value.is_empty() || value.eq_ignore_ascii_case("true"))
 }
 
+/// A tree as text: each leaf on a line of its own, its path before it.
+fn leaves(node: &Value, path: &str, lines: &mut String) {
+    match node {
+        Value::Object(children) => {
+            for (name, child) in children {
+                leaves(child, &format!("{path}{name}/"), lines);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            let _ = writeln!(lines, "{} {}", path.trim_end_matches('/'), node.as_str().unwrap_or_default());
+        }
+    }
+}
+
 fn render(request: &Request, node: &Value) -> Response {
     let wants_json = request.query("alt").map(|alt| alt == "json");
     match node {
+        Value::Object(_) if is_true(request.query("recursive")) && wants_json == Some(false) => {
+            let mut lines = String::new();
+            leaves(node, "", &mut lines);
+            Response::text(lines).header("Content-Type", "application/text")
+        }
         Value::Object(_) if is_true(request.query("recursive")) => Response::json(node),
         Value::Object(children) => {
             let line = |(name, child): (&String, &Value)| {

@@ -195,15 +195,30 @@ impl Response {
         self
     }
 
-    /// Writes the answer; to HEAD without its body.
+    /// Whether the client has this very version already.
+    fn is_known_to(&self, request: &Request) -> bool {
+        let version =
+            self.headers.iter().find(|(name, _)| *name == "ETag").map(|(_, version)| version.as_str());
+        let known = request.header("if-none-match").unwrap_or_default();
+        self.status == 200
+            && version
+                .is_some_and(|version| known.split(',').any(|one| one.trim() == "*" || one.trim() == version))
+    }
+
+    /// Writes the answer; to HEAD, and to those who have it already, without its body.
     pub(super) fn write(&self, stream: &mut impl Write, request: &Request) -> io::Result<()> {
-        let mut out = format!("HTTP/1.1 {} {}\r\n", self.status, phrase(self.status));
+        let is_known = self.is_known_to(request);
+        let status = if is_known { 304 } else { self.status };
+        let mut out = format!("HTTP/1.1 {status} {}\r\n", phrase(status));
         for (name, value) in &self.headers {
             let _ = write!(out, "{name}: {value}\r\n");
         }
         let connection = if request.closes() { "Connection: close\r\n" } else { "" };
-        let _ = write!(out, "Content-Length: {}\r\n{connection}\r\n", self.body.len());
-        if request.method != "HEAD" {
+        if !is_known {
+            let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
+        }
+        let _ = write!(out, "{connection}\r\n");
+        if request.method != "HEAD" && !is_known {
             out.push_str(&self.body);
         }
         stream.write_all(out.as_bytes())?;
@@ -215,6 +230,7 @@ fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         301 => "Moved Permanently",
+        304 => "Not Modified",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

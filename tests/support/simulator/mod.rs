@@ -252,6 +252,7 @@ fn converse(mut stream: TcpStream, state: &State) -> io::Result<()> {
             | Fault::BigBody(_)
             | Fault::Chunked
             | Fault::Unframed
+            | Fault::Raw(_)
             | Fault::Pause(_)
             | Fault::Status(_) => fault.apply(&mut stream, &request)?,
         }
