@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::cloud::TokenHolder;
@@ -192,8 +193,14 @@ impl<'a> Event<'a> {
     /// An event of this kind at this moment, with every other field absent.
     #[must_use]
     pub fn now(id: impl Into<Cow<'a, str>>, action: Action) -> Self {
+        Self::at(Timestamp::now(), id, action)
+    }
+
+    /// An event of this kind at that moment, with every other field absent.
+    #[must_use]
+    pub fn at(moment: Timestamp, id: impl Into<Cow<'a, str>>, action: Action) -> Self {
         Self {
-            timestamp: format!("{:.6}", jiff::Timestamp::now()),
+            timestamp: format!("{moment:.6}"),
             ecs_version: "8.17.0",
             dataset: "imds-guard.audit",
             schema: SCHEMA_VERSION,

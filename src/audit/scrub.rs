@@ -20,17 +20,22 @@ const KEY_LENGTH: usize = 40;
 
 /// The text, cut to [`TEXT_BYTES`], without anything that looks like a key, token or password.
 #[must_use]
-pub fn command_line(text: &str) -> String {
+pub fn command_line(text: &str) -> Cow<'_, str> {
+    let text = bounded(text);
+    if words(text).all(|word| matches!(word, Cow::Borrowed(_))) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(words(text).collect::<Vec<_>>().join(" "))
+}
+
+/// The text's words, those that are secrets replaced.
+fn words(text: &str) -> impl Iterator<Item = Cow<'_, str>> {
     let mut mask_next = false;
-    let words: Vec<Cow<'_, str>> = bounded(text)
-        .split(' ')
-        .map(|word| {
-            let masked = if mask_next { Cow::Borrowed(MASK) } else { scrub_parts(word) };
-            mask_next = announces_secret(word);
-            masked
-        })
-        .collect();
-    words.join(" ")
+    text.split(' ').map(move |word| {
+        let masked = if mask_next { Cow::Owned(MASK.to_owned()) } else { scrub_parts(word) };
+        mask_next = announces_secret(word);
+        masked
+    })
 }
 
 /// The query of a request, without the values of parameters that are secrets.

@@ -74,6 +74,8 @@ pub(super) fn open_at(addr: SocketAddr) -> io::Result<TcpListener> {
     if addr.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
+    // Accepted connections inherit it: an answer must not wait for the acknowledgement of the one before.
+    sockopt::set_tcp_nodelay(&socket, true)?;
     bind(&socket, &addr)?;
     listen(&socket, BACKLOG)?;
     Ok(socket.into())

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -42,6 +43,9 @@ pub struct Role {
     pub alive_ms: u64,
 }
 
+/// The C library's allocator keeps the buffers of connections at hand for the next ones. Another C library ignores it.
+const ALLOCATOR: &str = "glibc.malloc.tcache_max=20000:glibc.malloc.tcache_count=32";
+
 impl ProxyProcess {
     /// Starts this very program as the proxy and hands it everything that it needs.
     pub fn start(
@@ -56,8 +60,10 @@ impl ProxyProcess {
             (0..role.workers).map(|_| protocol::channel()).collect::<io::Result<_>>()?;
         // By the link to the running file: an upgrade that replaces the file at its path must not mix versions.
         let child = Command::new("/proc/self/exe")
+            .arg0(env!("CARGO_PKG_NAME"))
             .arg(SUBCOMMAND)
             .env_clear()
+            .env("GLIBC_TUNABLES", ALLOCATOR)
             .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
             .current_dir("/")
             .stdin(Stdio::from(far_orders))

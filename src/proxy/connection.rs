@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use crate::request::{Fault, Gate, Limits as GateLimits, Strictness};
 
 use super::identity::Identity;
 use super::limits::Arrival;
+use super::socket::Socket;
 use super::tokens::Owner as TokenOwner;
 use super::upstream::{Owner, Route};
 use super::wire::{Admitted, Ending, Wire};
@@ -49,9 +51,13 @@ pub struct Connection {
 }
 
 /// Serves an accepted connection to its end.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, arrival: Arrival) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let Some(flow) = flow::of(&stream, &worker.shared.interfaces.load())? else {
+pub async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    client: SocketAddr,
+    arrival: Arrival,
+) -> io::Result<()> {
+    let Some(flow) = flow::of(&stream, client, &worker.shared.interfaces.load())? else {
         return reset(&stream); // somebody connected to the listener itself: this is no open relay
     };
     let policy = worker.shared.policy.load_full();
@@ -125,7 +131,7 @@ async fn http(
             !is_known || !matches!(now, Err(Why::NoSocket | Why::Orphan))
         })
     };
-    let wire = Wire::new(stream, gate, strictness, still_there);
+    let wire = Wire::new(Socket::new(stream, Rc::clone(&worker.outbox)), gate, strictness, still_there);
     let connection =
         Rc::new(Connection { worker: Rc::clone(&worker), identity, endpoint, route, wire: wire.clone() });
     let enrolled = worker.roll.enrol(&wire);
@@ -220,22 +226,22 @@ impl Connection {
         match ending {
             Ending::Ordinary | Ending::Expired => {
                 if self.wire.has_unread()
-                    && let Some((stream, _)) = self.wire.into_tunnel()
+                    && let Some((stream, _)) = self.wire.into_tunnel().await
                 {
                     linger(stream).await;
                 }
                 Ok(())
             }
-            Ending::Reset => self.wire.into_tunnel().map_or(Ok(()), |(stream, _)| reset(&stream)),
+            Ending::Reset => self.wire.into_tunnel().await.map_or(Ok(()), |(stream, _)| reset(&stream)),
             Ending::Tunnel(fault) => {
                 let passage = policy_now(&self.worker).pass_unjudged();
                 let Some(passage) = passage else {
                     // A reload came between the head that cannot be read and here.
                     record::closed(&self.worker, &self.identity, "unreadable");
-                    return self.wire.into_tunnel().map_or(Ok(()), |(stream, _)| reset(&stream));
+                    return self.wire.into_tunnel().await.map_or(Ok(()), |(stream, _)| reset(&stream));
                 };
                 record::unjudged(&self.worker, &self.identity, self.endpoint, fault);
-                let Some((stream, unread)) = self.wire.into_tunnel() else { return Ok(()) };
+                let Some((stream, unread)) = self.wire.into_tunnel().await else { return Ok(()) };
                 tunnel::run(&self.worker, passage, stream, &unread, self.route).await
             }
         }

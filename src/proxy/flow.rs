@@ -12,14 +12,18 @@ use crate::caller::stamps::Flow;
 /// The flow of a connection that the redirect brought.
 ///
 /// `None` if nothing redirected it: somebody connected to the listener's own address, and gets nothing.
-pub fn of(stream: &tokio::net::TcpStream, interfaces: &[(IpAddr, u32)]) -> io::Result<Option<Flow>> {
-    let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
+pub fn of(
+    stream: &tokio::net::TcpStream,
+    client: SocketAddr,
+    interfaces: &[(IpAddr, u32)],
+) -> io::Result<Option<Flow>> {
+    let local = stream.local_addr()?;
     let here = local.ip().to_canonical();
     let original = if here.is_ipv4() { original_v4(stream) } else { original_v6(stream) };
     // The redirect led it to an address of the interface through which it was leaving.
     let interface = interfaces.iter().find(|(addr, _)| *addr == here).map(|(_, index)| *index);
     let is_redirected = |original: &SocketAddr| (original.ip(), original.port()) != (here, local.port());
-    Ok(original.filter(is_redirected).map(|original| Flow::new(peer, original).on(interface)))
+    Ok(original.filter(is_redirected).map(|original| Flow::new(client, original).on(interface)))
 }
 
 /// The kernel keeps the original destination with the connection's tracking entry, where no client can reach it.

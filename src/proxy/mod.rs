@@ -18,6 +18,7 @@ pub mod reply;
 pub mod run;
 pub mod sandbox;
 pub mod service;
+pub mod socket;
 pub mod tokens;
 pub mod tunnel;
 pub mod upgrade;

@@ -23,7 +23,7 @@ pub async fn answer(
     let policy = policy_now(&connection.worker);
     connection.wire.set_strictness(strictness(&policy));
     let mut exchange = Exchange::begin(&connection, &policy);
-    let asked = connection.asked(&policy);
+    let asked = Rc::new(connection.asked(&policy));
     let caller = connection.caller(&policy, &asked).await;
     let decision = policy.decide(&caller, &asked);
     exchange.judged(&asked, &decision);

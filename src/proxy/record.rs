@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use crate::audit::event::{Action, Event, Outcome, ProcessSource, Severity, TECHNIQUE};
@@ -28,19 +29,41 @@ use super::worker::Worker;
 /// A request under way. Dropped before it is complete, it tells that the caller left.
 pub struct Exchange {
     connection: Rc<Connection>,
-    event: Option<Box<Event<'static>>>,
+    account: Option<Box<Account>>,
     slot: Option<Slot>,
     started: Instant,
     upstream_since: Option<Instant>,
-    sent: u64,
-    result: Outcome,
     complete: bool,
+}
+
+/// What an event will tell, as facts: the words are found once, when it is written, and nothing is copied for them.
+struct Account {
+    id: String,
+    at: Timestamp,
+    mode: Mode,
+    judged: Option<Judged>,
+    unredactable: Option<Unredactable>,
+    message: Option<String>,
+    status: Option<u16>,
+    sent: u64,
+    upstream_us: Option<u64>,
+    duration_ns: Option<u64>,
+    result: Outcome,
+}
+
+struct Judged {
+    asked: Rc<Asked>,
+    decision: Decision,
+    took_us: u64,
+    upgraded: bool,
 }
 
 /// A told exchange that may still wait for the look-up of its caller's processes.
 pub struct Finished {
-    event: Box<Event<'static>>,
+    account: Box<Account>,
     slot: Option<Slot>,
+    worker: Rc<Worker>,
+    endpoint: Endpoint,
 }
 
 impl Exchange {
@@ -48,17 +71,25 @@ impl Exchange {
     #[must_use]
     pub fn begin(connection: &Rc<Connection>, policy: &Policy) -> Self {
         let worker = &connection.worker;
-        let mut event = Box::new(Event::now(worker.event_id(), Action::Request));
-        event.mode = Some(policy.mode().name());
-        describe_flow(&mut event, connection.identity.flow);
+        let account = Account {
+            id: worker.event_id(),
+            at: Timestamp::now(),
+            mode: policy.mode(),
+            judged: None,
+            unredactable: None,
+            message: None,
+            status: None,
+            sent: 0,
+            upstream_us: None,
+            duration_ns: None,
+            result: Outcome::CallerLeft,
+        };
         Self {
             connection: Rc::clone(connection),
-            event: Some(event),
+            account: Some(Box::new(account)),
             slot: worker.shared.sink.reserve(),
             started: Instant::now(),
             upstream_since: None,
-            sent: 0,
-            result: Outcome::CallerLeft,
             complete: false,
         }
     }
@@ -66,28 +97,25 @@ impl Exchange {
     /// The event's id, by which a refused caller's owner finds it in the log.
     #[must_use]
     pub fn id(&self) -> &str {
-        self.event.as_ref().map_or("", |event| event.id.as_ref())
+        self.account.as_ref().map_or("", |account| &account.id)
     }
 
     /// Notes what was asked and how it was decided.
-    pub fn judged(&mut self, asked: &Asked, decision: &Decision) {
-        let elapsed = micros(self.started);
-        let Some(event) = &mut self.event else { return };
-        event.decision_us = Some(elapsed);
-        describe_asked(event, asked);
-        event.session = asked.session_version();
-        event.token_holder = asked.token_holder().filter(|holder| *holder != TokenHolder::Unchecked);
-        event.token_of = asked.token_of.clone().map(Cow::from);
-        describe_decision(event, decision);
+    pub fn judged(&mut self, asked: &Rc<Asked>, decision: &Decision) {
+        let took_us = micros(self.started);
+        let judged = Judged { asked: Rc::clone(asked), decision: decision.clone(), took_us, upgraded: false };
+        self.note(|account| account.judged = Some(judged));
         self.connection.worker.counters.decided(asked, decision);
         self.upstream_since = Some(Instant::now());
     }
 
     /// Notes whether the request goes with a session token of the guard's own.
     pub fn upgraded(&mut self, upgraded: bool) {
-        if let Some(event) = &mut self.event {
-            event.upgraded = upgraded.then_some(true);
-        }
+        self.note(|account| {
+            if let Some(judged) = &mut account.judged {
+                judged.upgraded = upgraded;
+            }
+        });
     }
 
     /// In enforce mode no credential is given out without a record: a full disk must not hide a theft.
@@ -101,21 +129,14 @@ impl Exchange {
 
     /// Notes that the guard answered itself.
     pub fn refused(&mut self, status: u16) {
-        self.result = Outcome::Refused;
-        if let Some(event) = &mut self.event {
-            event.status = Some(status);
-        }
+        self.note(|account| (account.result, account.status) = (Outcome::Refused, Some(status)));
     }
 
     /// Notes that the service did not answer. Its client shall see what it would see without the guard.
     #[must_use]
     pub fn upstream_failed(mut self, error: UpstreamError) -> UpstreamError {
-        self.result = Outcome::UpstreamFailed;
-        self.complete = true;
-        if let Some(event) = &mut self.event {
-            event.message = Some(error.to_string().into());
-        }
-        self.connection.wire.end_by_reset();
+        self.broken();
+        self.note(|account| account.message = Some(error.to_string()));
         error
     }
 
@@ -139,32 +160,27 @@ impl Exchange {
     /// Notes that nothing is left of it, and why; gives the line for the caller.
     #[must_use]
     pub fn not_redacted(&mut self, why: Unredactable) -> String {
-        if let Some(event) = &mut self.event {
-            event.verdict = Some("deny");
-            event.reason = Some(why.code().into());
-            event.message = Some(why.to_string().into());
-            event.technique = Some(TECHNIQUE);
-            event.severity = Severity::Warning as u8;
-        }
+        self.note(|account| account.unredactable = Some(why));
         why.to_string()
     }
 
     fn forwarded(&mut self, status: StatusCode) {
-        self.result = Outcome::Forwarded;
-        if let Some(event) = &mut self.event {
-            event.status = Some(status.as_u16());
-            event.upstream_us = self.upstream_since.map(micros);
-        }
+        let took = self.upstream_since.map(micros);
+        self.note(|account| {
+            account.result = Outcome::Forwarded;
+            account.status = Some(status.as_u16());
+            account.upstream_us = took;
+        });
     }
 
     /// Counts bytes of the response's body.
     pub fn sent(&mut self, bytes: usize) {
-        self.sent += bytes as u64;
+        self.note(|account| account.sent += bytes as u64);
     }
 
     /// The response broke off. By a reset the client can tell that from its end, however its end is told.
     pub fn broken(&mut self) {
-        self.result = Outcome::UpstreamFailed;
+        self.note(|account| account.result = Outcome::UpstreamFailed);
         self.complete = true;
         self.connection.wire.end_by_reset();
     }
@@ -173,33 +189,68 @@ impl Exchange {
     pub fn complete(&mut self) {
         self.complete = true;
     }
+
+    fn note(&mut self, note: impl FnOnce(&mut Account)) {
+        if let Some(account) = &mut self.account {
+            note(account);
+        }
+    }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.connection.wire.answered();
-        let Some(mut event) = self.event.take() else { return };
-        let result = if self.complete { self.result } else { Outcome::CallerLeft };
-        event.result = Some(result);
-        event.outcome = match result {
-            Outcome::Forwarded | Outcome::Tunnelled => "success",
-            Outcome::Refused | Outcome::UpstreamFailed | Outcome::CallerLeft | Outcome::Closed => "failure",
-        };
-        event.response_bytes = Some(self.sent);
-        event.duration_ns = u64::try_from(self.started.elapsed().as_nanos()).ok();
+        let Some(mut account) = self.account.take() else { return };
+        if !self.complete {
+            account.result = Outcome::CallerLeft;
+        }
+        account.duration_ns = u64::try_from(self.started.elapsed().as_nanos()).ok();
         let Connection { worker, identity, endpoint, .. } = &*self.connection;
-        worker.counters.ended(&identity.attribution, *endpoint, &event);
-        identity.conclude(Finished { event, slot: self.slot.take() });
+        let worker = Rc::clone(worker);
+        identity.conclude(Finished { account, slot: self.slot.take(), worker, endpoint: *endpoint });
     }
 }
 
 impl Finished {
-    /// Writes the event, with what is known of the processes.
-    pub fn tell(mut self, identity: &Identity, processes: &Processes, source: ProcessSource) {
-        describe_identity(&mut self.event, identity);
-        describe_processes(&mut self.event, processes, source);
+    /// Counts the request and writes its event, with what is known of the processes.
+    pub fn tell(self, identity: &Identity, processes: &Processes, source: ProcessSource) {
+        let account = &*self.account;
+        let mut event = Event::at(account.at, account.id.as_str(), Action::Request);
+        event.mode = Some(account.mode.name());
+        describe_flow(&mut event, identity.flow);
+        describe_identity(&mut event, identity);
+        describe_processes(&mut event, processes, source);
+        if let Some(Judged { asked, decision, took_us, upgraded }) = &account.judged {
+            describe_asked(&mut event, asked);
+            describe_decision(&mut event, decision);
+            event.session = asked.session_version();
+            event.token_holder = asked.token_holder().filter(|holder| *holder != TokenHolder::Unchecked);
+            event.token_of = asked.token_of.as_deref().map(Cow::from);
+            event.upgraded = upgraded.then_some(true);
+            event.decision_us = Some(*took_us);
+        }
+        if let Some(why) = account.unredactable {
+            event.verdict = Some("deny");
+            event.reason = Some(why.code().into());
+            event.message = Some(why.to_string().into());
+            event.technique = Some(TECHNIQUE);
+            event.severity = Severity::Warning as u8;
+        }
+        if let Some(message) = &account.message {
+            event.message = Some(message.into());
+        }
+        event.result = Some(account.result);
+        event.outcome = match account.result {
+            Outcome::Forwarded | Outcome::Tunnelled => "success",
+            Outcome::Refused | Outcome::UpstreamFailed | Outcome::CallerLeft | Outcome::Closed => "failure",
+        };
+        event.status = account.status;
+        event.response_bytes = Some(account.sent);
+        event.upstream_us = account.upstream_us;
+        event.duration_ns = account.duration_ns;
+        self.worker.counters.ended(&identity.attribution, self.endpoint, &event);
         if let Some(slot) = self.slot {
-            slot.send(&self.event);
+            slot.send(&event);
         }
     }
 }
@@ -279,7 +330,7 @@ pub fn opaque(
     }
 }
 
-fn describe_flow(event: &mut Event<'static>, flow: Flow) {
+fn describe_flow(event: &mut Event<'_>, flow: Flow) {
     let (client, original) = (flow.client.0, flow.original.0);
     event.source_ip = Some(client.ip());
     event.source_port = Some(client.port());
@@ -287,7 +338,7 @@ fn describe_flow(event: &mut Event<'static>, flow: Flow) {
     event.destination_port = Some(original.port());
 }
 
-fn describe_identity(event: &mut Event<'static>, identity: &Identity) {
+fn describe_identity<'a>(event: &mut Event<'a>, identity: &'a Identity) {
     event.attribution_us = u64::try_from(identity.took.as_micros()).ok();
     match &identity.attribution {
         Attribution::Unattributed(why) => event.attribution = Some(why.code()),
@@ -296,35 +347,35 @@ fn describe_identity(event: &mut Event<'static>, identity: &Identity) {
             event.user_id = Some(stamps.uid.to_string());
             let path = stamps.cgroup.path.as_str();
             // The first unit, which the system's own manager made: a user's may name what it makes as it likes.
-            event.cgroup = Some(scrub::bounded(path).to_owned().into());
+            event.cgroup = Some(scrub::bounded(path).into());
             event.unit = path
                 .split('/')
                 .find(|name| [".service", ".scope"].iter().any(|kind| name.ends_with(kind)))
-                .map(|name| scrub::bounded(name).to_owned().into());
+                .map(|name| scrub::bounded(name).into());
         }
     }
 }
 
-fn describe_processes(event: &mut Event<'static>, processes: &Processes, source: ProcessSource) {
+fn describe_processes<'a>(event: &mut Event<'a>, processes: &'a Processes, source: ProcessSource) {
     event.process_source = Some(source);
     let Processes::Holders(holders) = processes else { return };
     event.holders = Some(holders.len());
     let Some(first) = holders.first() else { return };
     event.pid = Some(first.pid);
     event.parent_pid = Some(first.parent);
-    event.process_name = Some(first.comm.clone().into());
-    event.executable = Some(scrub::bounded(&first.exe.path).to_owned().into());
-    event.command_line = Some(scrub::command_line(&first.command_line).into());
-    event.sha256 = first.exe.sha256.clone().map(Cow::from);
-    event.doubt = (!first.exe.doubt.is_empty()).then(|| first.exe.doubt.clone().into());
+    event.process_name = Some(first.comm.as_str().into());
+    event.executable = Some(scrub::bounded(&first.exe.path).into());
+    event.command_line = Some(scrub::command_line(&first.command_line));
+    event.sha256 = first.exe.sha256.as_deref().map(Cow::from);
+    event.doubt = (!first.exe.doubt.is_empty()).then(|| first.exe.doubt.as_str().into());
 }
 
-fn describe_asked(event: &mut Event<'static>, asked: &Asked) {
+fn describe_asked<'a>(event: &mut Event<'a>, asked: &'a Asked) {
     event.faults = asked.faults.iter().map(|fault| fault.code()).collect();
     event.classes = asked.touched.classes.iter().map(Class::name).collect();
     event.cloud = asked.touched.clouds.iter().next().map(Cow::from);
     let Some(head) = &asked.head else { return };
-    event.method = Some(scrub::bounded(head.method().as_str()).to_owned().into());
+    event.method = Some(scrub::bounded(head.method().as_str()).into());
     event.user_agent = head.values("user-agent").next().map(text);
     event.request_bytes = match head.body() {
         BodyKind::None => Some(0),
@@ -334,7 +385,7 @@ fn describe_asked(event: &mut Event<'static>, asked: &Asked) {
     match &asked.target {
         Ok(target) => {
             event.path = Some(path(target.path().as_str(), asked.touched.secret_path));
-            event.query = raw_query(head).map(|query| query_text(&query, asked.touched.secret_path));
+            event.query = raw_query(head).map(|query| query_text(&query, asked.touched.secret_path).into());
         }
         // What has no normal form is shown as it came, without what could be a secret: a user and a password, an id
         // that is one (ECS), a query.
@@ -342,7 +393,7 @@ fn describe_asked(event: &mut Event<'static>, asked: &Asked) {
     }
 }
 
-fn describe_decision(event: &mut Event<'static>, decision: &Decision) {
+fn describe_decision<'a>(event: &mut Event<'a>, decision: &'a Decision) {
     event.verdict = Some(match decision.verdict() {
         Verdict::Allow => "allow",
         Verdict::Deny => "deny",
@@ -350,8 +401,8 @@ fn describe_decision(event: &mut Event<'static>, decision: &Decision) {
     event.would_deny = Some(decision.would_deny());
     event.mode = Some(decision.mode().name());
     event.reason = Some(decision.reason().code().into());
-    event.rule = decision.rule().map(|name| name.to_string().into());
-    event.agent = decision.agent().map(|name| name.to_string().into());
+    event.rule = decision.rule().map(|name| Cow::from(&**name));
+    event.agent = decision.agent().map(|name| Cow::from(&**name));
     event.withheld = decision.withheld().iter().map(Class::name).collect();
     if decision.verdict() == Verdict::Deny {
         event.technique = Some(TECHNIQUE);
@@ -362,16 +413,16 @@ fn describe_decision(event: &mut Event<'static>, decision: &Decision) {
 
 /// The path, with its last segment as a digest if it is itself a secret: an ECS credential id works for whoever
 /// reads it in a log.
-fn path(path: &str, is_secret: bool) -> Cow<'static, str> {
+fn path(path: &str, is_secret: bool) -> Cow<'_, str> {
     let path = scrub::bounded(path);
     match path.rsplit_once('/') {
         Some((directory, secret)) if is_secret => format!("{directory}/sha256:{}", digest(secret)).into(),
-        _ => path.to_owned().into(),
+        _ => path.into(),
     }
 }
 
-fn query_text(query: &str, is_secret: bool) -> Cow<'static, str> {
-    if is_secret { format!("sha256:{}", digest(query)).into() } else { scrub::query(query).into() }
+fn query_text(query: &str, is_secret: bool) -> String {
+    if is_secret { format!("sha256:{}", digest(query)) } else { scrub::query(query) }
 }
 
 fn shown(target: &str) -> Option<String> {
@@ -390,8 +441,11 @@ fn raw_query(head: &RawHead) -> Option<String> {
     target.split_once('?').map(|(_, query)| query.to_owned())
 }
 
-fn text(bytes: &[u8]) -> Cow<'static, str> {
-    scrub::command_line(&String::from_utf8_lossy(bytes)).into()
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    match String::from_utf8_lossy(bytes) {
+        Cow::Borrowed(text) => scrub::command_line(text),
+        Cow::Owned(text) => scrub::command_line(&text).into_owned().into(),
+    }
 }
 
 fn micros(since: Instant) -> u64 {

@@ -254,6 +254,7 @@ fn work(
             resolving: tokio::sync::Mutex::new(()),
             pool: std::cell::RefCell::new(Pool::default()),
             own_tokens: OwnTokens::default(),
+            outbox: Rc::default(),
             roll: Rc::new(Roll::default()),
             lookups: LookupBudget::default(),
             resolutions: LookupBudget::default(),
@@ -266,6 +267,7 @@ fn work(
         });
         tokio::task::spawn_local(sweep(Rc::clone(&worker)));
         tokio::task::spawn_local(observer::tell(Rc::clone(&worker), asks));
+        tokio::task::spawn_local(Rc::clone(&worker.outbox).empty_every_turn());
         if !worker.shared.alive_every.is_zero() {
             tokio::task::spawn_local(tell_alive(Rc::clone(&worker)));
         }
@@ -288,11 +290,11 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
             () = &mut closed => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, client)) => {
                 worker.busy.notify_one();
                 let (worker, arrival) = (Rc::clone(&worker), worker.roll.arrive());
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = connection::serve(worker, stream, arrival).await {
+                    if let Err(error) = connection::serve(worker, stream, client, arrival).await {
                         tracing::debug!(%error, "a connection failed");
                     }
                 });

@@ -19,7 +19,6 @@ use http::request::Parts;
 use http::{Method as HttpMethod, Request, Response, Uri};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
-use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
@@ -28,6 +27,7 @@ use crate::policy::{Form, PartialPermit, Passage, Permit};
 use crate::request::{BodyKind, names};
 
 use super::partial;
+use super::socket::Socket;
 use super::tokens::Learner;
 use super::worker::Worker;
 
@@ -144,7 +144,7 @@ impl Pool {
     }
 }
 
-type Driver = Connection<TokioIo<TcpStream>, RequestBody>;
+type Driver = Connection<Socket, RequestBody>;
 
 /// One connection to the metadata service.
 struct Link {
@@ -157,7 +157,7 @@ impl Link {
         let stream = route.open(worker).await.map_err(UpstreamError::Connect)?;
         let (sender, driver) = http1::Builder::new()
             .preserve_header_case(true)
-            .handshake(TokioIo::new(stream))
+            .handshake(Socket::new(stream, Rc::clone(&worker.outbox)))
             .await
             .map_err(UpstreamError::Exchange)?;
         Ok(Self { sender, driver: Some(Box::pin(driver)) })
@@ -361,7 +361,9 @@ impl Outgoing {
 
 /// Makes a head anew from what was judged.
 fn rebuild(parts: &mut Parts, sent: &str) -> Result<(), UpstreamError> {
-    parts.uri = Uri::try_from(sent).map_err(|error| UpstreamError::Unwritable(error.into()))?;
+    if parts.uri != sent {
+        parts.uri = Uri::try_from(sent).map_err(|error| UpstreamError::Unwritable(error.into()))?;
+    }
     retain(&mut parts.headers, |name| is_framing(name) || !names::is_dropped_in_enforce(name));
     Ok(())
 }

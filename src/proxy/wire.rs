@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
@@ -15,16 +14,14 @@ use std::time::Instant;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::request::{Fault, Gate, RawHead, Step, Strictness};
 
+use super::socket::Socket;
+
 /// What hyper is shown in place of a head that the gate refused; the answer to it closes the connection.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
-
-/// How much one read takes from the socket.
-const READ_BYTES: usize = 16 << 10;
 
 /// How much of the next, pipelined requests is read ahead while an answer is under way.
 const AHEAD_BYTES: usize = 64 << 10;
@@ -91,7 +88,7 @@ struct Inner {
 }
 
 struct State {
-    stream: TcpStream,
+    stream: Socket,
     gate: Gate,
     strictness: Strictness,
     unread: BytesMut,
@@ -105,7 +102,7 @@ struct State {
 impl Wire {
     /// Puts the gate on a client's connection.
     #[must_use]
-    pub fn new(stream: TcpStream, gate: Gate, strictness: Strictness, still_there: StillThere) -> Self {
+    pub fn new(stream: Socket, gate: Gate, strictness: Strictness, still_there: StillThere) -> Self {
         Self(Rc::new(Inner {
             state: RefCell::new(State {
                 stream,
@@ -199,10 +196,10 @@ impl Wire {
 
     /// The bare connection and what was read of it and not passed on, for a tunnel.
     #[must_use]
-    pub fn into_tunnel(self) -> Option<(TcpStream, BytesMut)> {
+    pub async fn into_tunnel(self) -> Option<(TcpStream, BytesMut)> {
         let inner = Rc::into_inner(self.0)?;
         let state = inner.state.into_inner();
-        Some((state.stream, state.unread))
+        Some((state.stream.into_stream().await?, state.unread))
     }
 }
 
@@ -278,14 +275,12 @@ impl Inner {
         if self.half_closed.get() {
             return Poll::Ready(Ok(0));
         }
-        let mut space = [MaybeUninit::<u8>::uninit(); READ_BYTES];
-        let mut buffer = ReadBuf::uninit(&mut space);
-        if Pin::new(&mut state.stream).poll_read(cx, &mut buffer)?.is_pending() {
-            state.reader = Some(cx.waker().clone());
-            return Poll::Pending;
+        let State { stream, unread, reader, .. } = state;
+        let read = stream.poll_take(cx, usize::MAX, |bytes| unread.extend_from_slice(bytes));
+        if read.is_pending() {
+            *reader = Some(cx.waker().clone());
         }
-        state.unread.extend_from_slice(buffer.filled());
-        Poll::Ready(Ok(buffer.filled().len()))
+        read
     }
 
     fn note_phase(&self, state: &State) {
@@ -315,7 +310,7 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0.state.borrow_mut().stream).poll_write(cx, bytes)
+        self.0.state.borrow().stream.poll_put(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -323,7 +318,7 @@ impl Write for Wire {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0.state.borrow_mut().stream).poll_write_vectored(cx, slices)
+        self.0.state.borrow().stream.poll_put(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -331,13 +326,11 @@ impl Write for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.state.borrow_mut().stream).poll_flush(cx)
+        self.0.state.borrow().stream.poll_sent(cx)
     }
 
+    /// Nothing more: the connection goes on as a tunnel, or ends with a close that says the same.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if matches!(self.0.ending.get(), Ending::Tunnel(_) | Ending::Reset) {
-            return Poll::Ready(Ok(())); // it goes on as a tunnel, or ends without a farewell
-        }
-        Pin::new(&mut self.0.state.borrow_mut().stream).poll_shutdown(cx)
+        self.0.state.borrow().stream.poll_sent(cx)
     }
 }

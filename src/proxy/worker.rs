@@ -19,6 +19,7 @@ use super::farewell::Farewell;
 use super::keeper_line::KeeperLine;
 use super::limits::{Census, Flood, LookupBudget, Roll};
 use super::observer::Known;
+use super::socket::Outbox;
 use super::tokens::Tokens;
 use super::upgrade::OwnTokens;
 use super::upstream::Pool;
@@ -66,6 +67,8 @@ pub struct Worker {
     pub pool: RefCell<Pool>,
     /// Session tokens of the guard's own.
     pub own_tokens: OwnTokens,
+    /// What is written at the end of this turn.
+    pub outbox: Rc<Outbox>,
     /// Client connections under way.
     pub roll: Rc<Roll>,
     /// Look-ups of processes that are left to each uid.
