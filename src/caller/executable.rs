@@ -265,6 +265,14 @@ fn roots_way(path: &Path) -> Option<PathBuf> {
     Some(way)
 }
 
+/// Whether nobody but root can write the file at this path, or put another in its place: only then is it believed.
+#[must_use]
+pub fn may_only_root_replace(path: &Path) -> bool {
+    let file = roots_way(path)
+        .and_then(|file| statx(CWD, file, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS).ok());
+    file.is_some_and(|file| file.stx_uid == 0 && file.stx_mode & 0o022 == 0)
+}
+
 /// Whether root alone says what stands at this path, which has no links in it.
 fn roots_alone(path: &Path) -> bool {
     path.ancestors().skip(1).all(may_only_root_change)

@@ -8,7 +8,7 @@
 use std::fmt;
 
 pub mod cgroup;
-mod executable;
+pub mod executable;
 mod memory;
 mod process_dir;
 pub mod processes;

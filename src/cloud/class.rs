@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One kind of thing that a metadata service holds or does.
@@ -160,17 +161,36 @@ impl Serialize for Classes {
 }
 
 impl<'de> Deserialize<'de> for Classes {
+    /// One name or a list of them; a wrong one is told with the right ones.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum OneOrMore {
-            One(Class),
-            More(Vec<Class>),
+        deserializer.deserialize_any(OneOrMore)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct OneOrMore;
+
+impl<'de> Visitor<'de> for OneOrMore {
+    type Value = Classes;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a class, or a list of them")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<Classes, E> {
+        let known = || Class::ALL.into_iter().map(Class::name).collect::<Vec<_>>().join(", ");
+        let class = Class::from_name(name);
+        class
+            .map(Classes::of)
+            .ok_or_else(|| E::custom(format!("there is no class `{name}`; classes are {}", known())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Classes, A::Error> {
+        let mut classes = Classes::EMPTY;
+        while let Some(name) = names.next_element::<String>()? {
+            classes = classes.union(self.visit_str(&name)?);
         }
-        Ok(match OneOrMore::deserialize(deserializer)? {
-            OneOrMore::One(class) => Self::of(class),
-            OneOrMore::More(classes) => classes.into_iter().collect(),
-        })
+        Ok(classes)
     }
 }
 
@@ -206,6 +226,13 @@ mod tests {
         let two: Classes = serde_json::from_str("[\"user-data\", \"config\"]").unwrap();
         assert_eq!(one, Classes::of(Class::UserData));
         assert_eq!(two, one.with(Class::Config));
-        assert!(serde_json::from_str::<Classes>("\"secrets\"").is_err());
+        for wrong in ["\"secrets\"", "[\"config\", \"secrets\"]"] {
+            let error = serde_json::from_str::<Classes>(wrong).unwrap_err().to_string();
+            assert!(
+                error.starts_with("there is no class `secrets`; classes are credentials, identity"),
+                "{error}"
+            );
+        }
+        assert!(serde_json::from_str::<Classes>("7").is_err());
     }
 }

@@ -36,6 +36,7 @@ pub use class::{Class, Classes};
 pub use detect::Dmi;
 pub use endpoint::{Door, Endpoint, Proof};
 pub use members::{Format, Members, Withholding};
+pub(crate) use pattern::NameClue;
 pub use pattern::{PathPattern, PatternError};
 pub use refusal::Answer;
 pub use service::Cloud;

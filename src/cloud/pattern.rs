@@ -69,6 +69,14 @@ enum Segment {
     Rest,
 }
 
+/// How some name in a path must be for a pattern to match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum NameClue<'a> {
+    Is(&'a str),
+    Begins(&'a str),
+    Ends(&'a str),
+}
+
 /// How closely a pattern describes what it matches: at the first difference from the left, a literal is more
 /// than a glob, a glob more than `*`, `*` more than the end of the pattern, and the end more than `**`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -264,6 +272,21 @@ impl Branch {
             .filter(|prefix| prefix.iter().any(|segment| matches!(segment, Segment::Literal(_))))
             .map(|prefix| Self::new(prefix.to_vec()))
             .collect()
+    }
+
+    /// What every path that the pattern matches has somewhere among its names.
+    pub(crate) fn name_clues(&self) -> impl Iterator<Item = NameClue<'_>> {
+        self.segments.iter().flat_map(|segment| {
+            let clues = match segment {
+                Segment::Literal(name) => [Some(NameClue::Is(name)), None],
+                Segment::Glob(runs) => [
+                    runs.first().filter(|run| !run.is_empty()).map(|run| NameClue::Begins(run)),
+                    runs.last().filter(|run| !run.is_empty()).map(|run| NameClue::Ends(run)),
+                ],
+                Segment::Any | Segment::Rest => [None, None],
+            };
+            clues.into_iter().flatten()
+        })
     }
 
     /// A path that the pattern matches: its own text.

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
+use crate::keeper::error::KeeperError;
 use crate::keeper::files::FileError;
 use crate::report::escape;
 
@@ -87,6 +88,10 @@ pub fn dispatch(cli: Cli) -> Exit {
     match outcome {
         Ok(exit) => exit,
         Err(error) if is_closed_pipe(&error) => Exit::Success, // as when printing into head(1)
+        Err(error) if is_full(&error) => {
+            complain(&error.context("cannot write the output"));
+            Exit::CannotCreate
+        }
         Err(error) => {
             complain(&error);
             exit_of(&error)
@@ -98,7 +103,9 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     if let Some(complaint) = error.downcast_ref::<Complaint>() {
         return complaint.exit;
     }
-    if error.downcast_ref::<FileError>().is_some() { Exit::Config } else { Exit::Software }
+    let set_up =
+        matches!(error.downcast_ref::<KeeperError>(), Some(KeeperError::NoUser(_) | KeeperError::Policy(_)));
+    if set_up || error.downcast_ref::<FileError>().is_some() { Exit::Config } else { Exit::Software }
 }
 
 /// The operations log: standard error, filtered by `RUST_LOG`, coloured only on a terminal.
@@ -124,12 +131,21 @@ pub(crate) fn talk(text: &str) {
     let _ = writeln!(io::stderr(), "imds-guard: {}", escape::terminal(text));
 }
 
+/// Inputs are told by their names, so what is full is where the output goes.
+fn is_full(error: &anyhow::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WriteZero};
+    let full =
+        |kind| matches!(kind, FileTooLarge | QuotaExceeded | ReadOnlyFilesystem | StorageFull | WriteZero);
+    io_kinds(error).any(full)
+}
+
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let closed = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(closed)
-            || cause
-                .downcast_ref::<serde_json::Error>()
-                .is_some_and(|cause| cause.io_error_kind() == Some(io::ErrorKind::BrokenPipe))
+    io_kinds(error).any(|kind| kind == io::ErrorKind::BrokenPipe)
+}
+
+fn io_kinds(error: &anyhow::Error) -> impl Iterator<Item = io::ErrorKind> {
+    error.chain().filter_map(|cause| {
+        let json = || cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        cause.downcast_ref::<io::Error>().map(io::Error::kind).or_else(json)
     })
 }

@@ -3,9 +3,9 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{anyhow, bail};
 
-use super::Exit;
+use super::{Complaint, Exit};
 use crate::cli::{ConfigArgs, RedirectAction, RedirectArgs};
 use crate::keeper::bundle::Bundle;
 use crate::keeper::files::Trust;
@@ -62,10 +62,11 @@ fn verify(config: &ConfigArgs) -> anyhow::Result<Exit> {
 
 fn wanted(config: &Path, trust: Trust) -> anyhow::Result<Wanted> {
     let bundle = Bundle::read(config, trust)?;
-    let policy = bundle
-        .compile()
-        .map_err(|diagnostics| anyhow::anyhow!("{} has errors: {}", config.display(), diagnostics.len()))
-        .context("run imds-guard check to see them")?
-        .policy;
+    let broken = |errors: Vec<_>| {
+        let why =
+            format!("{} has errors: {}; run imds-guard check to see them", config.display(), errors.len());
+        anyhow!(Complaint::new(Exit::Config, why))
+    };
+    let policy = bundle.compile().map_err(broken)?.policy;
     Ok(wanted_by(&policy)?)
 }

@@ -80,7 +80,11 @@ impl Followed {
             anyhow!(Complaint::new(Exit::NoInput, format!("cannot read the log {}: {error}", path.display())))
         };
         let mut file = File::open(path).map_err(cannot)?;
-        let length = file.metadata().map_err(cannot)?.len();
+        let metadata = file.metadata().map_err(cannot)?;
+        if metadata.is_dir() {
+            return Err(cannot(io::ErrorKind::IsADirectory.into()));
+        }
+        let length = metadata.len();
         let position = length.saturating_sub(BACK);
         file.seek(SeekFrom::Start(position)).map_err(cannot)?;
         let mut followed = Self { reader: BufReader::new(file), line: Vec::new(), position };

@@ -66,6 +66,7 @@ fn run_file(file: &Path, args: &TestArgs, outcomes: &mut Vec<Outcome>) -> anyhow
         anyhow!(Complaint::new(Exit::Config, format!("{name}: {}", place(&error, &text))))
     })?;
     let sources = sources(&cases, file, args)?;
+    let policy = sources.first().map_or(name.as_str(), |source| source.name.as_str());
     let (passwd, group) = host::accounts();
     let accounts = cases.accounts(&passwd, &group);
     let here: Vec<String> = Catalogue::detect(&host::dmi()).into_iter().map(str::to_owned).collect();
@@ -78,7 +79,7 @@ fn run_file(file: &Path, args: &TestArgs, outcomes: &mut Vec<Outcome>) -> anyhow
         };
         if !compiled.contains_key(detected) {
             let context = Context { accounts: accounts.clone(), detected: detected.to_vec() };
-            let fresh = input::compile(&sources, &context, &name)?;
+            let fresh = input::compile(&sources, &context, policy)?;
             if let Some(miss) = warnings(&cases, &fresh.warnings) {
                 let case = "the policy's warnings".to_owned();
                 outcomes.push(Outcome { file: name.clone(), case, passed: false, why: Some(miss) });

@@ -1,6 +1,6 @@
 //! Policy files and audit logs, opened with care.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
@@ -90,7 +90,13 @@ fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, FileError> {
 
 fn read_policy(path: &Path, trust: Trust) -> Result<Source, FileError> {
     let unreadable = |cause| FileError::Read { path: path.to_owned(), cause };
-    let file = File::open(path).map_err(unreadable)?;
+    let mut options = OpenOptions::new();
+    options.read(true);
+    if trust == Trust::RootOnly {
+        // A guard that waits for somebody to write into a named pipe guards nothing.
+        options.custom_flags(nonblocking());
+    }
+    let file = options.open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if trust == Trust::RootOnly {
         // On the open descriptor: between a check of the path and its opening the file could be exchanged.
@@ -100,8 +106,16 @@ fn read_policy(path: &Path, trust: Trust) -> Result<Source, FileError> {
         return Err(FileError::TooLarge { path: path.to_owned() });
     }
     let mut text = String::new();
-    file.take(POLICY_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+    let read = file.take(POLICY_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    // A device says that it has no length.
+    if u64::try_from(read).is_ok_and(|read| read > POLICY_BYTES) {
+        return Err(FileError::TooLarge { path: path.to_owned() });
+    }
     Ok(Source { name: path.display().to_string(), text })
+}
+
+fn nonblocking() -> i32 {
+    i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default()
 }
 
 fn trusted(metadata: &fs::Metadata) -> Result<(), &'static str> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::accounts::{Accounts, Context};
-use super::agent::Agent;
+use super::agent::{Agent, Cgroups};
 use super::aggregate::{self, Aggregate};
 use super::decision::Mode;
 use super::diagnostic::{Diagnostic, Place, Report, did_you_mean};
@@ -49,6 +49,49 @@ pub struct Compiled {
     pub policy: Policy,
     /// Warnings, sorted by source and place.
     pub warnings: Vec<Diagnostic>,
+    /// The agents that are bound to executables, for whoever can look at files.
+    pub programs: Vec<Programs>,
+}
+
+/// What an agent says about files and units of the machine.
+#[derive(Debug)]
+pub struct Programs {
+    /// The agent.
+    pub agent: Arc<str>,
+    /// The units in which it lives, by exact name.
+    pub units: Vec<String>,
+    /// Its executables, perhaps with `*` inside segments.
+    pub exes: Vec<NamedFile>,
+}
+
+/// A file that the policy names.
+#[derive(Debug)]
+pub struct NamedFile {
+    /// Its path.
+    pub path: Box<str>,
+    at: Diagnostic,
+}
+
+impl NamedFile {
+    /// A warning at the place where the policy names the file.
+    #[must_use]
+    pub fn warning(&self, code: &'static str, message: String, help: &str) -> Diagnostic {
+        Diagnostic { code, message, help: Some(help.to_owned()), ..self.at.clone() }
+    }
+}
+
+impl Programs {
+    fn of(drafted: &draft::DraftAgent, report: &Report<'_>) -> Option<Self> {
+        let exes =
+            drafted.exes.iter().map(|(path, place)| NamedFile { path: path.clone(), at: report.at(place) });
+        let exes: Vec<NamedFile> = exes.collect();
+        let agent = &drafted.agent;
+        let units = match &agent.place {
+            Cgroups::Units(units) => units.iter().map(ToString::to_string).collect(),
+            Cgroups::Literal(_) | Cgroups::Anywhere => Vec::new(),
+        };
+        (!exes.is_empty()).then(|| Self { agent: Arc::clone(&agent.name), units, exes })
+    }
 }
 
 impl Policy {
@@ -59,7 +102,9 @@ impl Policy {
             (0..).zip(sources).map(|(at, source)| shape::read(at, source, &mut report)).collect();
         let policy = build(&documents, context, &mut report);
         match policy {
-            Some(policy) if !report.has_errors() => Ok(Compiled { policy, warnings: report.finish() }),
+            Some((policy, programs)) if !report.has_errors() => {
+                Ok(Compiled { policy, warnings: report.finish(), programs })
+            }
             Some(_) | None => Err(report.finish()),
         }
     }
@@ -112,7 +157,11 @@ impl Policy {
     }
 }
 
-fn build(documents: &[Document], context: &Context, report: &mut Report<'_>) -> Option<Policy> {
+fn build(
+    documents: &[Document],
+    context: &Context,
+    report: &mut Report<'_>,
+) -> Option<(Policy, Vec<Programs>)> {
     let Some(main) = documents.first() else {
         report.error("no-source", "there is no policy file", &Place { source: 0, span: None });
         return None;
@@ -142,12 +191,13 @@ fn build(documents: &[Document], context: &Context, report: &mut Report<'_>) -> 
         };
         lint.run(report);
     }
+    let programs = draft.agents.iter().filter_map(|drafted| Programs::of(drafted, report)).collect();
     let (rules_for_all, rules_by_uid) = share_out(&mut draft);
     let agents: Vec<Agent> = draft.agents.into_iter().map(|drafted| drafted.agent).collect();
     let rules: Vec<Rule> = draft.rules.into_iter().map(|drafted| drafted.rule).collect();
     let agent_index = AgentIndex::new(&agents);
     let speaks_of_v1 = v1 != V1::Allow || agents.iter().any(|agent| agent.v1.is_some());
-    Some(Policy {
+    let policy = Policy {
         mode,
         aggregate,
         settings,
@@ -163,7 +213,8 @@ fn build(documents: &[Document], context: &Context, report: &mut Report<'_>) -> 
         agent_index,
         rules_for_all,
         rules_by_uid,
-    })
+    };
+    Some((policy, programs))
 }
 
 /// Gives every rule to those whom it speaks about.

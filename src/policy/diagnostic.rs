@@ -149,6 +149,13 @@ impl<'a> Report<'a> {
         Added(self.found.last_mut())
     }
 
+    /// A warning that is yet to be given, by somebody who can look at what is named there.
+    pub(super) fn at(&self, place: &Place) -> Diagnostic {
+        let mut aside = Self::new(self.sources);
+        aside.add(Severity::Warning, "", "", place);
+        aside.found.remove(0)
+    }
+
     pub(super) fn has_errors(&self) -> bool {
         self.found.iter().any(|one| one.severity == Severity::Error)
     }

@@ -29,6 +29,8 @@ pub(super) struct DraftAgent {
     pub(super) place: Place,
     pub(super) weak: Option<Place>,
     pub(super) v1: Option<Place>,
+    /// Where each of its executables is named.
+    pub(super) exes: Vec<(Box<str>, Place)>,
 }
 
 /// A rule with what only lints need, and the agents that it names.

@@ -5,9 +5,10 @@
 use std::collections::HashMap;
 
 use super::agent::{Agent, Cgroups};
-use super::rule::Rule;
+use super::rule::{QueryTest, Rule};
 use super::unit::index_keys;
 use crate::caller::Stamps;
+use crate::cloud::{NameClue, PathPattern};
 use crate::request::Target;
 
 /// A rule's or an agent's position in the policy, where both are sorted by name.
@@ -60,60 +61,84 @@ impl AgentIndex {
     }
 }
 
-/// Rules that share a subject, found by one literal segment of their paths.
+/// Rules that share a subject, each filed under what a request must show for it to be worth comparing.
 #[derive(Debug, Default)]
 pub(super) struct RuleSet {
-    /// For each position in a path: the rules that want a certain segment there.
-    by_segment: Vec<HashMap<Box<str>, Vec<Id>>>,
-    /// Rules whose paths promise no literal segment at a fixed position.
+    /// By a whole name somewhere in the path.
+    names: Filed,
+    /// By how a name begins, and by how one ends: the lengths that occur, each with the rules.
+    starts: Vec<(usize, Filed)>,
+    ends: Vec<(usize, Filed)>,
+    /// By a key of the query, or by `key=value`, in lower case.
+    queries: Filed,
+    /// Rules that promise nothing of the kind.
     others: Vec<Id>,
     /// All of them, each once.
     all: Vec<Id>,
 }
 
-type Key = (usize, Box<str>);
+type Filed = HashMap<Box<str>, Vec<Id>>;
+
+/// What every request that a rule matches has in its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Clue<'a> {
+    Path(NameClue<'a>),
+    Query(&'a QueryTest),
+}
 
 impl RuleSet {
     /// Indexes the rules with these ids.
     pub(super) fn new(ids: Vec<Id>, rules: &[&Rule]) -> Self {
         let rule = |id: &Id| usize::try_from(*id).ok().and_then(|at| rules.get(at)).copied();
-        // The rarest literal tells most: `latest` stands in every rule for AWS, the role's name in one.
-        let mut seen: HashMap<Key, usize> = HashMap::new();
-        for key in
-            ids.iter().filter_map(rule).flat_map(|rule| &rule.paths).flat_map(|path| literals(path.as_str()))
-        {
-            *seen.entry(key).or_default() += 1;
+        // The rarest clue tells most: `latest` stands in every rule for AWS, the role's name in one.
+        let mut seen: HashMap<Clue<'_>, usize> = HashMap::new();
+        for clue in ids.iter().filter_map(rule).flat_map(clues).flatten() {
+            *seen.entry(clue).or_default() += 1;
         }
         let mut set = Self::default();
         for id in &ids {
             let Some(rule) = rule(id) else { continue };
-            let keys: Option<Vec<Key>> = rule
-                .paths
-                .iter()
-                .map(|path| literals(path.as_str()).min_by_key(|key| seen.get(key).copied()))
-                .collect();
-            match keys {
-                Some(keys) if !keys.is_empty() => keys.into_iter().for_each(|key| set.file(key, *id)),
+            let rarest =
+                clues(rule).map(|clues| clues.into_iter().min_by_key(|clue| seen.get(clue).copied()));
+            match rarest.collect::<Option<Vec<_>>>() {
+                Some(clues) if !clues.is_empty() => clues.into_iter().for_each(|clue| set.file(clue, *id)),
                 Some(_) | None => set.others.push(*id),
             }
         }
         Self { all: ids, ..set }
     }
 
-    fn file(&mut self, (position, segment): Key, id: Id) {
-        if self.by_segment.len() <= position {
-            self.by_segment.resize_with(position + 1, HashMap::new);
-        }
-        if let Some(segments) = self.by_segment.get_mut(position) {
-            segments.entry(segment).or_default().push(id);
+    fn file(&mut self, clue: Clue<'_>, id: Id) {
+        match clue {
+            Clue::Path(NameClue::Is(name)) => self.names.entry(name.into()).or_default().push(id),
+            Clue::Path(NameClue::Begins(start)) => file_by_length(&mut self.starts, start, id),
+            Clue::Path(NameClue::Ends(end)) => file_by_length(&mut self.ends, end, id),
+            Clue::Query(test) => {
+                let value = test.value.as_deref();
+                let key = value.map_or_else(|| test.key.to_string(), |value| format!("{}={value}", test.key));
+                self.queries.entry(key.to_ascii_lowercase().into()).or_default().push(id);
+            }
         }
     }
 
     /// Every rule that may match the target; one may come twice.
     pub(super) fn candidates<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = Id> + 'a {
-        let segments = self.by_segment.iter().zip(target.path().segments());
-        let filed = segments.filter_map(|(known, segment)| known.get(segment.as_str())).flatten();
-        filed.chain(&self.others).copied()
+        let by_name = target.path().segments().iter().flat_map(|name| {
+            let whole = self.names.get(name.as_str());
+            let starts = self.starts.iter().filter_map(|(length, rules)| rules.get(name.get(..*length)?));
+            let ends = self
+                .ends
+                .iter()
+                .filter_map(|(length, rules)| rules.get(name.get(name.len().checked_sub(*length)?..)?));
+            whole.into_iter().chain(starts).chain(ends)
+        });
+        let pairs = target.query().pairs().iter().chain(target.query().hidden());
+        let pairs = pairs.take(if self.queries.is_empty() { 0 } else { usize::MAX });
+        let by_query = pairs.flat_map(|(key, value)| {
+            let with_value = self.queries.get(format!("{key}={value}").to_ascii_lowercase().as_str());
+            self.queries.get(key.as_str()).into_iter().chain(with_value)
+        });
+        by_name.chain(by_query).flatten().chain(&self.others).copied()
     }
 
     /// All rules, whatever the target.
@@ -122,28 +147,43 @@ impl RuleSet {
     }
 }
 
-/// The segments of a pattern that every path it matches has at the same position: the literals before the first
-/// `**`. Alternatives may change the number of segments, so a pattern that has any promises nothing.
-fn literals(pattern: &str) -> impl Iterator<Item = Key> {
-    let pattern = if pattern.contains(['{', '}']) { "" } else { pattern };
-    let segments =
-        pattern.split('/').filter(|segment| !segment.is_empty()).take_while(|segment| *segment != "**");
-    segments
-        .enumerate()
-        .filter(|(_, segment)| !segment.contains('*'))
-        .map(|(at, segment)| (at, segment.into()))
+fn file_by_length(filed: &mut Vec<(usize, Filed)>, text: &str, id: Id) {
+    let at = filed.iter().position(|(length, _)| *length == text.len()).unwrap_or_else(|| {
+        filed.push((text.len(), Filed::new()));
+        filed.len() - 1
+    });
+    if let Some((_, rules)) = filed.get_mut(at) {
+        rules.entry(text.into()).or_default().push(id);
+    }
+}
+
+/// For each way in which the rule may match, the clues that it leaves: one of each list is enough. The alternatives of
+/// its paths are such ways, or, for a rule without paths, the tests of its query.
+fn clues(rule: &Rule) -> impl Iterator<Item = Vec<Clue<'_>>> {
+    let by_path = rule.paths.iter().flat_map(PathPattern::branches);
+    let by_path = by_path.map(|branch| branch.name_clues().map(Clue::Path).collect());
+    let tests = if rule.paths.is_empty() { rule.query.as_slice() } else { &[] };
+    by_path.chain(tests.iter().map(|test| vec![Clue::Query(test)]))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::literals;
+    use crate::cloud::PathPattern;
 
     #[test]
-    fn literals_end_where_positions_do() {
-        let of = |pattern| literals(pattern).map(|(at, text)| format!("{at}:{text}")).collect::<Vec<_>>();
-        assert_eq!(of("/latest/*/iam/x*/y"), ["0:latest", "2:iam", "4:y"]);
-        assert_eq!(of("/a/**/b"), ["0:a"]);
-        assert!(of("/{a,b/c}/d").is_empty());
-        assert!(of("/").is_empty());
+    fn every_alternative_leaves_its_own_clues() {
+        let of = |pattern: &str| {
+            let pattern = PathPattern::parse(pattern).unwrap();
+            let clues = pattern
+                .branches()
+                .iter()
+                .map(|branch| format!("{:?}", branch.name_clues().collect::<Vec<_>>()));
+            clues.collect::<Vec<_>>()
+        };
+        assert_eq!(of("/a/**/b"), [r#"[Is("a"), Is("b")]"#]);
+        assert_eq!(of("/*/x*/*y/u*v/**"), [r#"[Begins("x"), Ends("y"), Begins("u"), Ends("v")]"#]);
+        assert_eq!(of("/{a,b/c}/*"), [r#"[Is("a")]"#, r#"[Is("b"), Is("c")]"#]);
+        assert_eq!(of("/*/**"), ["[]"]);
+        assert_eq!(of("/"), ["[]"]);
     }
 }

@@ -86,6 +86,14 @@ impl Lint<'_> {
                 .warning("unit-without-user", format!("agent `{name}` is any user in that unit"), place)
                 .help("an agent's sessions and scripts run in its own unit under other users: add `user`");
         }
+        if let Cgroups::Units(units) = &agent.place
+            && let Some(unit) = units.iter().find(|unit| unit.is_open_to_users())
+            && agent.uids.as_ref().is_none_or(|uids| uids.iter().any(|uid| *uid != 0))
+        {
+            report
+                .warning("unit-of-anybody", format!("agent `{name}` lives in `{unit}`, where any user can have programs started as itself"), place)
+                .help("whoever may write a crontab or an at job as that user is this agent: give the program a unit of its own");
+        }
         if !used && agent.allow.is_empty() {
             report.warning(
                 "unused-agent",

@@ -49,7 +49,7 @@ mod tests;
 
 pub use accounts::{Accounts, Context};
 pub use aggregate::Aggregate;
-pub use compile::{Compiled, Policy};
+pub use compile::{Compiled, NamedFile, Policy, Programs};
 pub use decision::{Action, Decision, Form, Mode, PartialPermit, Permit, Refusal, Verdict};
 pub use diagnostic::{Diagnostic, Severity};
 pub use door::Passage;

@@ -42,7 +42,7 @@ pub(super) enum RuleAction {
 pub(super) struct Methods(u8);
 
 /// `key`, or `key=value`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct QueryTest {
     pub(super) key: Box<str>,
     pub(super) value: Option<Box<str>>,

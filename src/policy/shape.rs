@@ -159,6 +159,8 @@ fn tell(message: &str, place: &Place, report: &mut Report<'_>) {
         report
             .error("unknown-key", format!("unknown key `{key}`"), place)
             .help(help.unwrap_or_else(|| format!("known here: {}", known.join(", "))));
+    } else if let Some((wrong, known)) = message.split_once("; classes are ") {
+        report.error("unknown-class", wrong, place).help(format!("classes are {known}"));
     } else if let Some(rest) = message.strip_prefix("missing field ") {
         report.error("missing-key", format!("the key {rest} is missing"), place);
     } else {

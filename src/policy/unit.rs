@@ -77,6 +77,13 @@ impl UnitPattern {
         }
     }
 
+    /// Whether users have a say in what it starts, and it starts that as them.
+    pub(super) fn is_open_to_users(&self) -> bool {
+        const STARTERS: [&str; 6] =
+            ["cron.service", "crond.service", "cronie.service", "fcron.service", "atd.service", "at.service"];
+        STARTERS.contains(&self.index_key())
+    }
+
     /// Whether systemd keeps it in user.slice, where it can never match.
     pub(super) fn is_of_users(&self) -> bool {
         let key = self.index_key();

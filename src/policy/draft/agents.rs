@@ -23,10 +23,10 @@ impl Reader<'_, '_, '_> {
         let name = self.name("agent", table.name.as_ref(), whole.clone());
         let place = self.cgroups(table, &whole);
         let uids = self.agent_uids(table, &whole);
-        let exe = self
+        let exes: Vec<_> = self
             .given("exe", table.exe.as_ref().map(names), &whole)
             .iter()
-            .filter_map(|exe| self.exe(exe))
+            .filter_map(|exe| Some((self.exe(exe)?, self.document.place(exe.span()))))
             .collect();
         let sha256 = self
             .given("sha256", table.sha256.as_ref().map(names), &whole)
@@ -39,7 +39,7 @@ impl Reader<'_, '_, '_> {
             place,
             subtree: table.subtree.as_ref().is_some_and(|subtree| *subtree.get_ref()),
             uids,
-            exe,
+            exe: exes.iter().map(|(exe, _)| exe.clone()).collect(),
             sha256,
             allow,
             ceiling: all_classes(),
@@ -65,7 +65,7 @@ impl Reader<'_, '_, '_> {
             self.error("subtree-of-nothing", "`subtree` needs a `unit` or a `cgroup`", subtree.span());
         }
         let v1 = table.v1.as_ref().map(|v1| self.document.place(v1.span()));
-        Some(DraftAgent { agent, place: name_place, weak, v1 })
+        Some(DraftAgent { agent, place: name_place, weak, v1, exes })
     }
 
     fn cgroups(&mut self, table: &AgentTable, whole: &Range<usize>) -> Cgroups {
