@@ -126,6 +126,18 @@ fn the_shipped_policy_has_a_case_for_each_of_its_agents() {
     }
 }
 
+/// So does every cloud that answers somewhere without a policy's help.
+#[test]
+fn the_shipped_policy_has_a_case_for_each_cloud() {
+    let cases = Cases::parse(&fs::read_to_string(root().join("policy.cases.toml")).unwrap()).unwrap();
+    let shown: BTreeSet<&str> =
+        cases.case.iter().flat_map(|case| cases.detected_for(case)).map(String::as_str).collect();
+    let builtin = imds_guard::cloud::Catalogue::builtin();
+    for cloud in builtin.clouds().iter().filter(|cloud| !cloud.served().is_empty()) {
+        assert!(shown.contains(cloud.id()), "{}", cloud.id());
+    }
+}
+
 /// An image is built once and booted anywhere: its policy has nothing to complain about on any cloud.
 #[test]
 fn the_shipped_policy_is_clean_on_every_cloud() {

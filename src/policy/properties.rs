@@ -18,7 +18,7 @@ const CGROUPS: [&str; 6] = [
     "/user.slice/user-1.slice/user@1.service/app.slice/a.service",
 ];
 
-const REQUESTS: [&str; 8] = [
+const REQUESTS: [&str; 10] = [
     "GET /latest/meta-data/iam/security-credentials/r",
     "GET /latest/meta-data/iam/security-credentials/s?x=1",
     "GET /latest/dynamic/instance-identity/document",
@@ -27,6 +27,8 @@ const REQUESTS: [&str; 8] = [
     "GET /nobody/knows",
     "PUT /latest/api/token",
     "GET /latest/%2566",
+    "GET /latest/meta-data/iam/security-credentials/s?X=1&y",
+    "GET /latest/meta-data/iam/info?z=%26X=1",
 ];
 
 const AGENTS: [&str; 8] = [
@@ -42,7 +44,7 @@ const AGENTS: [&str; 8] = [
 
 const CLASSES: [&str; 5] = ["credentials", "identity", "user-data", "config", "unknown"];
 
-const CONDITIONS: [&str; 8] = [
+const CONDITIONS: [&str; 14] = [
     "",
     "path = \"/latest/meta-data/iam/security-credentials/r\"",
     "path = [\"/*/dynamic/**\", \"/latest/user-data\"]",
@@ -51,6 +53,12 @@ const CONDITIONS: [&str; 8] = [
     "class = [\"identity\", \"config\"]\nuser = 1",
     "user = [0, 1]",
     "query = \"x=1\"",
+    "query = [\"Y\", \"z=2\"]",
+    "path = \"/**/r\"",
+    "path = [\"/**/*-data\", \"/*/meta-data/{iam/info,instance-id}\"]",
+    "path = \"/*/*/i*m/**\"",
+    "path = \"/**/secur*-cred*/*\"",
+    "path = \"/**\"",
 ];
 
 /// Pieces of a policy that may stand in any order and in any file.
@@ -287,6 +295,21 @@ proptest! {
                 // Only a rule on trial may let a denial pass, and then something granted the request.
                 prop_assert!(!(audited && decision.verdict() == Verdict::Deny) || decision.rule().is_some());
                 prop_assert!(asked.target.is_ok() || refused, "an unclear target passed");
+            }
+        }
+    }
+
+    /// Whatever is asked, by whomever: an answer, and the same one again.
+    #[test]
+    fn decide_never_panics((pieces, _) in pieces(), lines in prop::collection::vec("[A-Z]{1,7} /[a-z/.%0-9*;?&=-]{0,40}", 1..6)) {
+        let policy = pieces.compile(1);
+        for line in lines {
+            let head = format!("{line} HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n");
+            let Ok(head) = RawHead::read(head.as_bytes(), Limits::default()) else { continue };
+            let asked = Asked::read(policy.catalogue(), Endpoint::new(Endpoint::SHARED, 80), head);
+            for caller in callers() {
+                prop_assert_eq!(policy.decide(&caller, &asked), policy.decide(&caller, &asked));
+                drop(policy.trace(&caller, &asked));
             }
         }
     }
