@@ -16,6 +16,8 @@ use std::path::Path;
 mod gate;
 #[path = "../fuzz/oracles/policy.rs"]
 mod policy;
+#[path = "../fuzz/oracles/redaction.rs"]
+mod redaction;
 #[path = "../fuzz/oracles/target.rs"]
 mod target;
 
@@ -40,6 +42,11 @@ fn the_gate_s_corpus() {
 #[test]
 fn the_targets_corpus() {
     replay("target", target::check);
+}
+
+#[test]
+fn the_answers_corpus() {
+    replay("redaction", redaction::check);
 }
 
 #[test]

@@ -114,5 +114,6 @@ fn read_text(raw: &str) -> Result<String, Fault> {
 
 /// Whether a server that takes the question mark for a part of the path would climb.
 fn climbs(text: &str) -> bool {
-    text.contains(['/', '\\']) && text.split(['/', '\\', '?']).any(|segment| segment.trim() == "..")
+    let name = |segment: &str| segment.split(';').next().unwrap_or_default().trim() == "..";
+    text.contains(['/', '\\']) && text.split(['/', '\\', '?']).any(name)
 }
