@@ -134,6 +134,21 @@ fn what_contradicts_itself_is_refused() {
     assert!(with("[[detect]]", again).contains("there twice"), "the mapped address is the same endpoint");
     assert!(with("address = \"169.254.169.254\"", "address = \"169.254.171.7\"").contains("time"));
     assert!(with("ttl-max = 60", "ttl-max = 0").contains("session"));
+    assert!(with("required-status = 401", "required-status = 200").contains("session"));
+    assert!(with("required-status = 401", "").contains("required-status"));
+    let fetch = |path: &str, more: &str| {
+        let keys = format!("required-status = 401\nfetch = \"{path}\"\n{more}");
+        load("test", 0, &GOOD.replace("required-status = 401", &keys))
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    assert!(fetch("/latest/api/token", "ttl-header = \"X-TTL\"").is_ok());
+    assert!(
+        fetch("/latest/api/tokens", "ttl-header = \"X-TTL\"").is_err(),
+        "not where tokens are handed out"
+    );
+    assert!(fetch("/latest/api/token", "").is_err(), "no lifetime can be asked for");
+    assert!(fetch("/latest/api/token", "ttl-header = \"X-TTL\"\ntoken-member = \"t\"").is_err());
     assert!(with("path = \"/*/api/token\"\nttl", "path = \"/*/api/tokens\"\nttl").contains("session"));
     assert!(with("class = \"config\"", "class = \"config\"\nport = 81").contains("port"));
     assert!(with("class = \"config\"", "class = \"config\"\nquery = {}").contains("query"));

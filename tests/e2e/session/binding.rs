@@ -1,9 +1,12 @@
 //! `bind-tokens`: a token works for the caller that fetched it.
 
+use std::time::Duration;
+
 use super::{INSTANCE_ID, aws, fetch_token, showing, url};
 use crate::support::bed::{Bed, WEB_UID};
 use crate::support::policy::{AGENT, Policy};
 use crate::support::simulator::SECRET_MARK;
+use crate::support::wait;
 
 fn binding(policy: Policy) -> Policy {
     aws(policy).key("bind-tokens = \"on\"")
@@ -117,8 +120,12 @@ fn a_token_of_somebody_s_own_making_becomes_nobody_s() {
         let answer = bed.webapp().get_with(&url(INSTANCE_ID), &[&showing("of-my-own-making")]);
         assert!(answer.status == 401 && !answer.is_refusal(), "the service's own answer: {answer:?}");
     }
-    let seen: Vec<String> = guard.events().iter().map(holder).filter(|holder| !holder.is_empty()).collect();
-    assert!(seen.iter().all(|holder| holder == "older"), "{seen:?}");
+    let seen = wait::until("both events", Duration::from_secs(10), || {
+        let seen: Vec<String> =
+            guard.events().iter().map(holder).filter(|holder| !holder.is_empty()).collect();
+        (seen.len() == 2).then_some(seen)
+    });
+    assert_eq!(seen, ["older", "older"]);
 }
 
 #[test]

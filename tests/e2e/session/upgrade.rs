@@ -67,6 +67,17 @@ fn a_listed_legacy_caller_is_served_by_a_cloud_that_requires_tokens() {
 
 #[test]
 #[ignore = "needs root: make test runs it"]
+fn a_service_that_brings_the_token_back_gives_it_to_nobody() {
+    let options = Options { v2_only: true, echoes_token: true, ..Options::default() };
+    let bed = Bed::with_options(options);
+    let _guard = bed.guard(&upgrading());
+    let answer = bed.agent().get(&url(INSTANCE_ID));
+    assert_eq!(answer.status, 200);
+    assert!(!format!("{:?}", answer.headers).contains(SESSION_MARK), "{answer:?}");
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
 fn nobody_else_has_a_token_lent() {
     let bed = v2_only();
     let guard = bed.guard(&upgrading().key("v1 = \"upgrade\""));
@@ -148,14 +159,31 @@ fn a_service_that_refuses_every_token_is_not_asked_forever() {
 
 #[test]
 #[ignore = "needs root: make test runs it"]
-fn a_token_is_renewed_before_it_expires() {
-    let bed = Bed::with_options(Options { v2_only: true, token_seconds: Some(4) });
+fn a_service_that_refuses_its_own_new_tokens_is_not_asked_with_every_read() {
+    // Reads are refused for a reason of the service's own: a fresh token changes nothing.
+    let options = Options { v2_only: true, token_seconds: Some(0), ..Options::default() };
+    let bed = Bed::with_options(options);
     let _guard = bed.guard(&upgrading());
-    // Whenever the next comes: each read is answered, and none went with a token that had expired.
+    for _ in 0..8 {
+        assert_eq!(bed.agent().get(&url(INSTANCE_ID)).status, 401);
+    }
+    // Two, and two more after each pause of ten seconds.
+    assert!(tokens_fetched(&bed) <= 4, "{}", tokens_fetched(&bed));
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_token_is_renewed_before_it_expires() {
+    let options = Options { v2_only: true, token_seconds: Some(4), ..Options::default() };
+    let bed = Bed::with_options(options);
+    let _guard = bed.guard(&upgrading());
+    let mut reads = 0;
     wait::until_true("the third token is fetched", Duration::from_mins(1), || {
         assert_eq!(bed.agent().get(&url(INSTANCE_ID)).status, 200);
+        reads += 1;
         tokens_fetched(&bed) >= 3
     });
+    assert_eq!(bed.reached(INSTANCE_ID).len(), reads, "a token that had expired was shown, and then another");
 }
 
 #[test]

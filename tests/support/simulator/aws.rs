@@ -8,6 +8,9 @@ use serde_json::json;
 use super::http::{Request, Response};
 use super::{SECRET_MARK, State};
 
+/// The header that shows a session token.
+const TOKEN: &str = "x-aws-ec2-metadata-token";
+
 /// The role whose credentials the decoy machine has.
 const ROLE: &str = "decoy-role";
 
@@ -36,7 +39,11 @@ const TREE: &[(&str, &str)] = &[
 ];
 
 pub(super) fn answer(request: &Request, segments: &[&str], state: &State) -> Response {
-    dispatch(request, segments, state).header("Server", "EC2ws")
+    let response = dispatch(request, segments, state).header("Server", "EC2ws");
+    match request.header(TOKEN) {
+        Some(token) if state.options.echoes_token => response.header(TOKEN, token),
+        Some(_) | None => response,
+    }
 }
 
 fn dispatch(request: &Request, segments: &[&str], state: &State) -> Response {
@@ -52,7 +59,7 @@ fn dispatch(request: &Request, segments: &[&str], state: &State) -> Response {
 
 /// A token given must be valid; none at all is IMDSv1, unless that is switched off.
 fn may_read(request: &Request, state: &State) -> bool {
-    match request.header("x-aws-ec2-metadata-token") {
+    match request.header(TOKEN) {
         Some(token) => state.token_is_valid(token),
         None => !state.options.v2_only,
     }

@@ -34,6 +34,8 @@ pub struct Options {
     pub v2_only: bool,
     /// No token lives longer than so many seconds, whatever is asked for.
     pub token_seconds: Option<u64>,
+    /// Answers bring back the token that the request showed, as a careless service's might.
+    pub echoes_token: bool,
 }
 
 /// One request as it reached the decoy cloud.
