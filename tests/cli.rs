@@ -211,6 +211,8 @@ fn clouds_shows_what_is_known() {
     let (code, out, _) = run(&["clouds"]);
     assert_eq!(code, 0);
     assert!(out.contains("aws-ec2") && out.contains("168.63.129.16:80"), "{out}");
+    let (_, out, _) = run(&["clouds", "ibm-vpc"]);
+    assert!(out.contains("good for 5 to 3600 s; 401 where one is required, which is always"), "{out}");
     let (_, out, _) = run(&["clouds", "gcp"]);
     assert!(out.contains("/computemetadata/{v1,v1beta1}/instance/service-accounts/*/token"), "{out}");
     let (code, told) = run_json(&["clouds", "aws", "--json"]);

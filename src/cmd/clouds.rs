@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Complaint, Exit};
 use crate::cli::CloudsArgs;
-use crate::cloud::{Catalogue, Classes, Cloud, table};
+use crate::cloud::{Catalogue, Classes, Cloud, Session, table};
 use crate::report::table::Table;
 
 #[derive(Serialize)]
@@ -69,6 +69,15 @@ fn show(cloud: &Cloud, out: &mut impl io::Write) -> anyhow::Result<()> {
     writeln!(out, "endpoints: {}", endpoints(cloud).join(" "))?;
     if !cloud.hostnames().is_empty() {
         writeln!(out, "host names: {}", cloud.hostnames().join(" "))?;
+    }
+    if let Some(session) = cloud.session() {
+        let (least, most) = session.ttl;
+        let Session { method, path, required_status, .. } = &**session;
+        write!(
+            out,
+            "session tokens: {method} {path}, good for {least} to {most} s; {required_status} where one is required"
+        )?;
+        writeln!(out, "{}", if session.fetch.is_some() { "" } else { ", which is always" })?;
     }
     writeln!(out)?;
     let mut shown = Table::new(&["CLASSES", "METHODS", "PATH", "WHO USUALLY NEEDS IT"], &[]);

@@ -12,7 +12,7 @@ use super::reason::Reason;
 use super::shape::Document;
 use super::source::Name;
 use crate::caller::Caller;
-use crate::cloud::{Asked, How, Spoken, TokenHolder};
+use crate::cloud::{Asked, Classes, How, Spoken, TokenHolder};
 
 /// What becomes of a request without a session token (IMDSv1) where the service hands such tokens out; the strictest
 /// last.
@@ -156,7 +156,17 @@ impl Policy {
         let passes = decision.verdict == Verdict::Allow;
         let is_on_trial = decision.mode == Mode::Audit && self.mode == Mode::Enforce;
         if passes || is_on_trial {
-            return Decision { verdict: Verdict::Deny, reason, rule: None, mode: self.mode, ..decision };
+            let agent = decision.agent;
+            let (verdict, withheld) = (Verdict::Deny, Classes::EMPTY);
+            return Decision {
+                verdict,
+                reason,
+                rule: None,
+                agent,
+                mode: self.mode,
+                upgrades: false,
+                withheld,
+            };
         }
         decision
     }

@@ -117,14 +117,8 @@ impl Tokens {
 
     /// Remembers who fetched a token, for its lifetime.
     pub fn learn(&self, token: &[u8], owner: Owner, lifetime: Duration, now: Instant) {
-        let fingerprint = self.fingerprint(token);
-        let mut table = self.table();
-        table.forget(&fingerprint);
-        while table.known.len() >= self.capacity.max(1) {
-            table.forget_oldest_of_the_richest();
-        }
-        table.queues.entry(owner.uid).or_default().push_back(fingerprint);
-        table.known.insert(fingerprint, Entry { owner, expires: now + lifetime });
+        let entry = Entry { owner, expires: now + lifetime };
+        self.table().remember(self.fingerprint(token), entry, self.capacity);
     }
 
     /// Whose token it is that a caller shows. Nobody has to be known: what an unattributed caller shows is never its own.
@@ -132,12 +126,10 @@ impl Tokens {
     pub fn look_up(&self, token: &[u8], caller: Option<&Owner>, session: &Session, now: Instant) -> Finding {
         let fingerprint = self.fingerprint(token);
         let table = self.table();
-        // Once it has expired, the service is right to say so.
-        let entry = table.known.get(&fingerprint).filter(|entry| now < entry.expires);
-        let (holder, fetched_by) = match entry {
-            Some(entry) if caller == Some(&entry.owner) => (TokenHolder::Own, None),
-            Some(entry) => (TokenHolder::Foreign, Some(entry.owner.clone())),
-            None if now < self.started + longest(session) => (TokenHolder::Older, None),
+        let (holder, fetched_by) = match table.owner(&fingerprint, now) {
+            Some(owner) if caller == Some(owner) => (TokenHolder::Own, None),
+            Some(owner) => (TokenHolder::Foreign, Some(owner.clone())),
+            None if now < self.end_of_grace(session) => (TokenHolder::Older, None),
             None => (TokenHolder::Unknown, None),
         };
         Finding { holder, fetched_by }
@@ -145,12 +137,17 @@ impl Tokens {
 
     /// Gives a token that is older than the guard to the first caller whom the service took it from.
     pub fn adopt(&self, token: &[u8], owner: Owner, session: &Session, now: Instant) {
-        let is_free = self.look_up(token, None, session, now).holder == TokenHolder::Older;
-        if is_free {
+        let (fingerprint, end) = (self.fingerprint(token), self.end_of_grace(session));
+        let mut table = self.table();
+        if now < end && table.owner(&fingerprint, now).is_none() {
             // It is at least as old as the guard, so it does not outlive the grace.
-            let left = (self.started + longest(session)).saturating_duration_since(now);
-            self.learn(token, owner, left, now);
+            table.remember(fingerprint, Entry { owner, expires: end }, self.capacity);
         }
+    }
+
+    /// Until when a token may be older than the guard.
+    fn end_of_grace(&self, session: &Session) -> Instant {
+        self.started + Duration::from_secs(session.ttl.1.into())
     }
 
     /// How many are remembered.
@@ -185,6 +182,20 @@ impl fmt::Debug for Tokens {
 }
 
 impl Table {
+    /// Who fetched a token. Once it has expired, the service is right to say so.
+    fn owner(&self, fingerprint: &Fingerprint, now: Instant) -> Option<&Owner> {
+        self.known.get(fingerprint).filter(|entry| now < entry.expires).map(|entry| &entry.owner)
+    }
+
+    fn remember(&mut self, fingerprint: Fingerprint, entry: Entry, capacity: usize) {
+        self.forget(&fingerprint);
+        while self.known.len() >= capacity.max(1) {
+            self.forget_oldest_of_the_richest();
+        }
+        self.queues.entry(entry.owner.uid).or_default().push_back(fingerprint);
+        self.known.insert(fingerprint, entry);
+    }
+
     fn forget(&mut self, fingerprint: &Fingerprint) {
         let Some(entry) = self.known.remove(fingerprint) else { return };
         if let Some(queue) = self.queues.get_mut(&entry.owner.uid) {
@@ -200,11 +211,6 @@ impl Table {
         }
         self.queues.retain(|_, queue| !queue.is_empty());
     }
-}
-
-/// How long a token may be good.
-fn longest(session: &Session) -> Duration {
-    Duration::from_secs(session.ttl.1.into())
 }
 
 /// Reads a token out of the answer to a token request while that streams to its caller, who waits for nothing.
