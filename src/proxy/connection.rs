@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::caller::{Caller, Processes, Why};
 use crate::cloud::{Asked, Door, Endpoint, How, Proof};
-use crate::policy::{BindTokens, Policy};
+use crate::policy::{BindTokens, Decision, Policy};
 use crate::request::{Fault, Gate, Limits as GateLimits, Strictness};
 
 use super::identity::Identity;
@@ -205,14 +205,19 @@ impl Connection {
         caller
     }
 
-    /// Whether a caller whose processes were decisive still is who it was, now that the answer is about to be
+    /// The decision about a caller whose processes were decisive, if it is another now that the answer is about to be
     /// released: it could have passed its socket on, or become another program, while the service was asked.
-    pub async fn may_still_have(&self, policy: &Policy, before: &Caller, asked: &Asked) -> bool {
+    pub async fn changed_meanwhile(
+        &self,
+        policy: &Policy,
+        before: &Caller,
+        asked: &Asked,
+    ) -> Option<Decision> {
         if before.processes == Processes::Skipped {
-            return true;
+            return None;
         }
-        let now = self.caller(policy, asked).await;
-        policy.decide(&now, asked).does_the_same_as(&policy.decide(before, asked))
+        let now = policy.decide(&self.caller(policy, asked).await, asked);
+        (!now.does_the_same_as(&policy.decide(before, asked))).then_some(now)
     }
 
     /// Whose idle upstream connections this client may use.

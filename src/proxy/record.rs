@@ -118,6 +118,13 @@ impl Exchange {
         });
     }
 
+    /// Notes that it was decided otherwise when the answer came.
+    pub fn judged_again(&mut self, decision: &Decision) {
+        if let Some(event) = &mut self.event {
+            describe_decision(event, decision);
+        }
+    }
+
     /// In enforce mode no credential is given out without a record: a full disk must not hide a theft.
     #[must_use]
     pub fn must_not_go_unrecorded(&self, asked: &Asked, decision: &Decision) -> bool {

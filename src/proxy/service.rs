@@ -53,7 +53,7 @@ impl Service<'_> {
         };
         match response {
             Err(error) => Err(exchange.upstream_failed(error)),
-            Ok(_) if !self.may_still_have().await => Ok(self.refuse(reply::NO_LONGER, exchange)),
+            Ok(_) if !self.may_still_have(&mut exchange).await => Ok(self.refuse(reply::NO_LONGER, exchange)),
             Ok(response) => Ok(exchange.stream(response)),
         }
     }
@@ -80,7 +80,7 @@ impl Service<'_> {
         match opened {
             Err(Unopened::Broken(error)) => Err(exchange.upstream_failed(error)),
             Err(Unopened::Unredactable(why)) => Ok(self.refuse(&exchange.not_redacted(why), exchange)),
-            Ok(_) if !self.may_still_have().await => Ok(self.refuse(reply::NO_LONGER, exchange)),
+            Ok(_) if !self.may_still_have(&mut exchange).await => Ok(self.refuse(reply::NO_LONGER, exchange)),
             Ok(Opened::Part(response)) => Ok(exchange.deliver(response)),
             Ok(Opened::Aside(response)) => Ok(exchange.stream(response)),
         }
@@ -107,8 +107,13 @@ impl Service<'_> {
         Ok(response)
     }
 
-    async fn may_still_have(&self) -> bool {
-        self.connection.may_still_have(self.policy, self.caller, self.asked).await
+    /// Whether the answer may be released. In audit mode it may, whoever the caller is by now; the event tells.
+    async fn may_still_have(&self, exchange: &mut Exchange) -> bool {
+        let Some(now) = self.connection.changed_meanwhile(self.policy, self.caller, self.asked).await else {
+            return true;
+        };
+        exchange.judged_again(&now);
+        now.would_deny()
     }
 
     /// Closes the connection, too: it may no longer be who it was.

@@ -28,16 +28,19 @@ pub enum Kind {
     FastOpen,
     /// Created now, connected when [`Connection::release`] is called.
     Held,
+    /// Bound to this source port.
+    From(u16),
 }
 
 impl Kind {
-    fn option(self) -> &'static str {
+    fn option(self) -> String {
         match self {
-            Self::Plain => "plain",
-            Self::Mapped => "mapped",
-            Self::Mptcp => "mptcp",
-            Self::FastOpen => "fastopen",
-            Self::Held => "held",
+            Self::Plain => "plain".to_owned(),
+            Self::Mapped => "mapped".to_owned(),
+            Self::Mptcp => "mptcp".to_owned(),
+            Self::FastOpen => "fastopen".to_owned(),
+            Self::Held => "held".to_owned(),
+            Self::From(port) => format!("from={port}"),
         }
     }
 }
@@ -65,7 +68,7 @@ pub struct Connection {
 impl Connection {
     /// Starts the relay by the given command, which runs it as its caller.
     pub(super) fn start(mut python: Command, to: SocketAddr, kind: Kind) -> Self {
-        python.args(["-I", "-S", "-c", RELAY, &to.ip().to_string(), &to.port().to_string(), kind.option()]);
+        python.args(["-I", "-S", "-c", RELAY, &to.ip().to_string(), &to.port().to_string(), &kind.option()]);
         python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = python.spawn().expect("python3 runs");
         let stdin = child.stdin.take();

@@ -5,7 +5,7 @@ usage: relay.py ADDRESS PORT OPTION...
 The steps are told on stderr, one word a line: "socket" once it is created, "connected", and at the end "closed",
 "reset", or "failed NAME" with the errno's name. Options: "mapped" connects an IPv6 socket to the v4-mapped address,
 "mptcp" and "fastopen" choose the kind of TCP, "held" waits for one byte on stdin between creating the socket and
-connecting it.
+connecting it, "from=PORT" binds it to that port.
 """
 
 import errno
@@ -25,6 +25,10 @@ def create(address, options):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     protocol = 262 if "mptcp" in options else 0
     sock = socket.socket(family, socket.SOCK_STREAM, protocol)
+    for option in options:
+        if option.startswith("from="):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("10.99.0.2", int(option[5:])))
     if "fastopen" in options:
         sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
     return sock

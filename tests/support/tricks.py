@@ -7,8 +7,10 @@ ends with status 77; one that the kernel refuses, as it must, writes "refused by
 """
 
 import ctypes
+import fcntl
 import mmap
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -26,8 +28,9 @@ AGENT = "/usr/bin/curl"
 CODE = sys.orig_argv[sys.orig_argv.index("-c") + 1]
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-PR_SET_NAME, PR_SET_MM, PR_SET_MM_EXE_FILE = 15, 35, 13
+PR_SET_NAME, PR_SET_MM, PR_SET_MM_EXE_FILE, PR_SET_MM_MAP = 15, 35, 13, 14
 PTRACE_TRACEME, PTRACE_CONT = 0, 7
+CLONE_FILES = 0x400
 
 
 def python():
@@ -100,9 +103,31 @@ def holding_agent(sock, scratch):
         os.mkfifo(pipe)
     command = [AGENT, "-q", "-s", "file://" + pipe]
     child = subprocess.Popen(command, pass_fds=[sock.fileno()], stdin=subprocess.DEVNULL)
-    while os.readlink("/proc/{}/exe".format(child.pid)) != os.path.realpath(AGENT):
-        time.sleep(0.01)
+    shows_as(child.pid, AGENT)
     return child
+
+
+def shows_as(pid, path):
+    """Waits until a process runs this file."""
+    wait_for(lambda: os.readlink("/proc/{}/exe".format(pid)) == os.path.realpath(path))
+
+
+def wait_for(condition):
+    limit = time.monotonic() + 9
+    while not condition():
+        if time.monotonic() > limit:
+            raise TimeoutError("in vain")
+        time.sleep(0.005)
+
+
+def is_answered(port):
+    """Whether bytes (or the end) have arrived at the socket with this port, which may be held by nobody."""
+    for line in open("/proc/net/tcp").read().splitlines()[1:]:
+        fields = line.split()
+        local, state, waiting = fields[1], fields[3], fields[4].split(":")[1]
+        if int(local.split(":")[1], 16) == port and fields[2].endswith(":0050"):
+            return int(waiting, 16) > 0 or state != "01"
+    return True
 
 
 def copy(source, scratch, name="curl"):
@@ -117,6 +142,11 @@ def copy(source, scratch, name="curl"):
 
 def plain(scratch):
     ask(connect())
+
+
+def agent_itself(scratch):
+    """The genuine program with arguments of one's own."""
+    os.execv(AGENT, [AGENT, "-q", "-s", "--max-time", "8", URL])
 
 
 def renamed_copy_of_the_agent(scratch):
@@ -248,6 +278,35 @@ def agent_in_own_namespaces(scratch):
     in_own_namespaces('exec "$0" "$@"', AGENT, "-q", "-s", "--max-time", "8", URL)
 
 
+def agents_number_in_a_user_namespace(scratch, uid):
+    """A user namespace in which one's own user has the agent's number."""
+    command = ["unshare", "--user", "--map-user=" + uid, AGENT, "-q", "-s", "--max-time", "8", URL]
+    if subprocess.run(command[:3] + ["true"], stderr=subprocess.DEVNULL).returncode != 0:
+        skip("this kernel gives no user namespaces to users")
+    subprocess.run(command)
+
+
+def socket_given_to_the_agents_user(scratch, uid):
+    """The owner of a socket's file is not its creator, and only root can change even that."""
+    sock = socket.socket()
+    try:
+        os.fchown(sock.fileno(), int(uid), -1)
+    except PermissionError:
+        refused_by_the_kernel()
+    sock.settimeout(5)
+    sock.connect(SERVICE)
+    ask(sock)
+
+
+def moved_into_the_agents_cgroup(scratch, procs):
+    try:
+        with open(procs, "w") as file:
+            file.write("0")
+    except PermissionError:
+        refused_by_the_kernel()
+    ask(connect())
+
+
 def changed_exe_link(scratch):
     agent = os.open(AGENT, os.O_RDONLY)
     if LIBC.prctl(PR_SET_MM, PR_SET_MM_EXE_FILE, agent, 0, 0) == 0:
@@ -260,46 +319,59 @@ def changed_exe_link(scratch):
 # Who holds the socket.
 
 
+def becomes_a_waiting_agent(sock, scratch):
+    """Becomes the agent's genuine program, which goes on holding the socket and waits for a pipe that nobody fills."""
+    pipe = os.path.join(scratch, "never")
+    if not os.path.exists(pipe):
+        os.mkfifo(pipe)
+    sock.set_inheritable(True)
+    os.execv(AGENT, [AGENT, "-q", "-s", "--max-time", "9", "file://" + pipe])
+
+
 def connect_then_exec(scratch):
-    """The socket's creator becomes the agent's program; a child that was forked before reads the answer."""
+    """The socket's creator becomes the agent's program; a child that was forked before asks and reads the answer."""
     sock = connect()
-    os.mkfifo(os.path.join(scratch, "never"))
+    creator = os.getpid()
     if os.fork() != 0:
-        sock.set_inheritable(True)
-        os.execv(AGENT, [AGENT, "-q", "-s", "--max-time", "3", "file://" + scratch + "/never"])
-    time.sleep(0.3)
+        becomes_a_waiting_agent(sock, scratch)
+    shows_as(creator, AGENT)
     ask(sock)
-    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(creator, signal.SIGKILL)
 
 
 def send_then_exec(scratch):
-    """The request leaves while nobody but the agent's program shows: the kernel holds its bytes back for a moment."""
+    """Nobody but the agent's program shows when the request is judged: the other reference lies in a socket's queue,
+    and the kernel holds the request back for a moment."""
     sock = connect()
+    # By the answer to this the guard has seen the connection.
+    sock.sendall(request(HARMLESS))
+    read_answer(sock)
     keep, passed = socket.socketpair(socket.AF_UNIX)
     socket.send_fds(passed, [b"x"], [sock.fileno()])
+    port = sock.getsockname()[1]
     if os.fork() == 0:
         sock.close()
-        time.sleep(1)
+        wait_for(lambda: is_answered(port))
         _, fds, _, _ = socket.recv_fds(keep, 1, 1)
         tell(read_answer(socket.socket(fileno=fds[0])))
         os.kill(os.getppid(), signal.SIGKILL)
         os._exit(0)
+    os.mkfifo(os.path.join(scratch, "never"))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
     sock.sendall(request())
-    sock.set_inheritable(True)
-    os.mkfifo(os.path.join(scratch, "never"))
-    os.execv(AGENT, [AGENT, "-q", "-s", "--max-time", "3", "file://" + scratch + "/never"])
+    becomes_a_waiting_agent(sock, scratch)
 
 
 def in_flight(scratch):
     """While the request is judged no process holds the socket: it lies in the queue of another one."""
     sock = connect()
     keep, passed = socket.socketpair(socket.AF_UNIX)
+    port = sock.getsockname()[1]
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
     sock.sendall(request())
     socket.send_fds(passed, [b"x"], [sock.fileno()])
     sock.close()
-    time.sleep(1)
+    wait_for(lambda: is_answered(port))
     _, fds, _, _ = socket.recv_fds(keep, 1, 1)
     tell(read_answer(socket.socket(fileno=fds[0])))
 
@@ -311,6 +383,11 @@ def shared_with_the_agent(scratch):
     child.kill()
 
 
+def holder_whose_name_is_no_text(scratch):
+    LIBC.prctl(PR_SET_NAME, b"\xff\xfe) \n", 0, 0, 0)
+    shared_with_the_agent(scratch)
+
+
 def exit_before_the_look_up(scratch):
     for _ in range(20):
         child = os.fork()
@@ -319,7 +396,21 @@ def exit_before_the_look_up(scratch):
             sock.sendall(request())
             os._exit(0)
         os.waitpid(child, 0)
-    time.sleep(0.3)
+
+
+def left_to_a_child(scratch):
+    """The creator exits; its child, in another session, asks."""
+    sock = connect()
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        os.close(writer)
+        os.read(reader, 1)  # the creator is gone
+        ask(sock)
+        os._exit(0)
+    sock.close()
+    # stdout stays open in the child, so that the test waits for it.
+    os._exit(0)
 
 
 def dead_leader(scratch):
@@ -329,8 +420,7 @@ def dead_leader(scratch):
 
     def thread():
         state = "/proc/{}/stat".format(os.getpid())
-        while open(state).read().rsplit(")", 1)[1].split()[0] != "Z":
-            time.sleep(0.01)
+        wait_for(lambda: open(state).read().rsplit(")", 1)[1].split()[0] == "Z")
         ask(sock)
         child.kill()
         os._exit(0)
@@ -339,35 +429,226 @@ def dead_leader(scratch):
     LIBC.syscall(60 if os.uname().machine == "x86_64" else 93, 0)
 
 
+def private_table(scratch, others="0"):
+    """One thread alone has the socket, in a table of its own, behind so many other threads; and the agent beside it."""
+    sock = connect()
+    child = holding_agent(sock, scratch)
+    ends = threading.Event()
+    apart = threading.Event()
+    closed = threading.Event()
+
+    def idle():
+        ends.wait()
+
+    def thread():
+        if LIBC.unshare(CLONE_FILES) != 0:
+            os._exit(1)
+        apart.set()
+        closed.wait()
+        ask(sock)
+        ends.set()
+
+    threading.stack_size(65536)
+    for _ in range(int(others)):
+        threading.Thread(target=idle, daemon=True).start()
+    asker = threading.Thread(target=thread)
+    asker.start()
+    apart.wait()
+    os.close(os.dup(sock.fileno()))
+    LIBC.close(sock.fileno())
+    closed.set()
+    asker.join()
+    child.kill()
+
+
+def too_much_to_search(scratch):
+    """Many processes with many descriptors each: a search of them all takes too long, and a shorter one would not find
+    who else holds the socket than the agent."""
+    sock = connect()
+    child = holding_agent(sock, scratch)
+    null = os.open("/dev/null", os.O_RDONLY)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    spare = sock.fileno()
+    for _ in range(min(limit, 15000) - 64):
+        os.dup(null)
+    ready, waiting = os.pipe()
+    children = []
+    for _ in range(60):
+        pid = os.fork()
+        if pid == 0:
+            LIBC.close(spare)
+            os.write(waiting, b"x")
+            signal.pause()
+        children.append(pid)
+    for _ in children:
+        os.read(ready, 1)
+    ask(sock)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+    child.kill()
+
+
+def crowd_that_asks(scratch):
+    """Asks again and again, while many processes with many descriptors and mappings hold every connection."""
+    null = os.open("/dev/null", os.O_RDONLY)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+    for _ in range(5000):
+        os.dup(null)
+    keep = [mmap.mmap(null_file(scratch), mmap.PAGESIZE, prot=1 + 4 * (n % 2)) for n in range(20000)]
+    sock = connect()
+    for _ in range(40):
+        if os.fork() == 0:
+            signal.pause()
+    sock.sendall(request(HARMLESS))
+    read_answer(sock)
+    os.write(2, b"asking\n")
+    while keep:
+        sock = connect()
+        sock.sendall(request(HARMLESS))
+        read_answer(sock)
+
+
+def null_file(scratch, fds=[]):
+    if not fds:
+        path = os.path.join(scratch, "page")
+        with open(path, "wb") as file:
+            file.write(bytes(mmap.PAGESIZE))
+        fds.append(os.open(path, os.O_RDONLY))
+    return fds[0]
+
+
+def keep_alive_across_exec(scratch, program):
+    """The agent's genuine program asks for something harmless, and becomes another one on the same connection."""
+    sock = connect()
+    sock.sendall(request(HARMLESS))
+    read_answer(sock)
+    sock.set_inheritable(True)
+    os.execv(program, [program, *again("ask_through", scratch, sock.fileno())])
+
+
+def become_another_under_way(scratch, program):
+    """The same, while the service is still busy with the request for the secret."""
+    sock = connect()
+    sock.sendall(request())
+    os.read(0, 1)  # the service has it
+    sock.set_inheritable(True)
+    os.execv(program, [program, *again("read_through", scratch, sock.fileno())])
+
+
+def ask_through(scratch, number):
+    sock = socket.socket(fileno=int(number))
+    sock.settimeout(5)
+    ask(sock)
+
+
+def read_through(scratch, number):
+    sock = socket.socket(fileno=int(number))
+    sock.settimeout(5)
+    tell(read_answer(sock))
+
+
 def pidfd_getfd(pid, number):
-    pidfd = os.pidfd_open(pid)
-    fd = LIBC.syscall(438, pidfd, number, 0)
-    return fd
+    return LIBC.syscall(438, os.pidfd_open(pid), number, 0)
+
+
+def taken_from(pid):
+    """The connection to the service that another process holds, taken from it."""
+    for number in range(3, 32):
+        fd = pidfd_getfd(pid, number)
+        if fd < 0:
+            continue
+        try:
+            sock = socket.socket(fileno=fd)
+            if sock.getpeername() == SERVICE:
+                return sock
+        except OSError:
+            continue
+    return None
 
 
 def take_from_the_agent(scratch):
-    """Takes the socket of the genuine agent, which has just asked for something, and asks through it."""
-    agent = subprocess.Popen([AGENT, "-q", "-s", "http://169.254.169.254" + HARMLESS], stdout=subprocess.DEVNULL)
-    limit = time.monotonic() + 1.5
-    while time.monotonic() < limit:
-        for number in range(3, 16):
-            fd = pidfd_getfd(agent.pid, number)
-            if fd < 0:
-                continue
-            try:
-                sock = socket.socket(fileno=fd)
-                if sock.getpeername() != SERVICE:
-                    continue
-            except OSError:
-                continue
-            os.kill(agent.pid, signal.SIGSTOP)
-            sock.settimeout(5)
-            tell(read_answer(sock))
-            ask(sock)
-            agent.kill()
-            return
-        time.sleep(0.01)
-    skip("the agent was too quick")
+    """Takes the connection of the genuine agent, which has asked for something harmless and keeps it, and asks on."""
+    pipe = os.path.join(scratch, "never")
+    os.mkfifo(pipe)
+    harmless = "http://169.254.169.254" + HARMLESS
+    agent = subprocess.Popen([AGENT, "-q", "-s", harmless, "file://" + pipe], stdout=subprocess.PIPE)
+    agent.stdout.read(1)  # it has its answer
+    sock = taken_from(agent.pid)
+    if sock is None:
+        skip("pidfd_getfd is not to be had here")
+    sock.settimeout(5)
+    ask(sock)
+    agent.kill()
+
+
+def take_from_a_process(scratch, pid):
+    """Takes the connection of somebody else's process, which the kernel must not allow."""
+    sock = taken_from(int(pid))
+    if sock is None:
+        refused_by_the_kernel()
+        return
+    ask(sock)
+
+
+def give_a_socket(scratch, address):
+    """Connects, hands the socket to whoever listens there, and reads the answer to what that one asks."""
+    sock = connect()
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect("\0" + address)
+        socket.send_fds(line, [b"x"], [sock.fileno()])
+        line.recv(1)  # it has asked
+    tell(read_answer(sock))
+
+
+def take_a_socket(scratch, address):
+    """Asks by the first socket that somebody hands over."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("\0" + address)
+        listener.listen()
+        os.write(2, b"listening\n")
+        line, _ = listener.accept()
+        _, fds, _, _ = socket.recv_fds(line, 1, 1)
+        given = socket.socket(fileno=fds[0])
+        given.sendall(request())
+        port = given.getsockname()[1]
+        wait_for(lambda: is_answered(port))
+        given.close()
+        line.send(b"x")
+
+
+def memory_that_never_answers(scratch, uid):
+    """Started as root: a range of memory that nobody fills becomes this process's command line. Then it is that user,
+    asks for something harmless, and stays."""
+    page = mmap.PAGESIZE
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+    start = libc.mmap(None, page, 3, 0x22, -1, 0)
+    faults = libc.syscall(323 if os.uname().machine == "x86_64" else 282, os.O_CLOEXEC)
+    if faults < 0:
+        skip("userfaultfd: " + os.strerror(ctypes.get_errno()))
+    fcntl.ioctl(faults, 0xC018AA3F, struct.pack("QQQ", 0xAA, 0, 0))  # UFFDIO_API
+    fcntl.ioctl(faults, 0xC020AA00, struct.pack("QQQQ", start, page, 1, 0))  # UFFDIO_REGISTER, missing pages
+    numbers = open("/proc/self/stat").read().rsplit(")", 1)[1].split()
+    field = lambda number: int(numbers[number - 3])  # as proc_pid_stat(5) counts them
+    libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_long]
+    # struct prctl_mm_map: what it was, but for the command line.
+    layout = struct.pack("12QIi", *map(field, (26, 27, 45, 46, 47)), libc.sbrk(0), field(28), start, start + page,
+                         field(50), field(51), 0, 0, -1)
+    buffer = ctypes.create_string_buffer(layout, len(layout))
+    if libc.prctl(PR_SET_MM, ctypes.c_ulong(PR_SET_MM_MAP), buffer, ctypes.c_ulong(len(layout)), ctypes.c_ulong(0)):
+        skip("PR_SET_MM_MAP: " + os.strerror(ctypes.get_errno()))
+    os.setgroups([])
+    os.setresgid(int(uid), int(uid), int(uid))
+    os.setresuid(int(uid), int(uid), int(uid))
+    for _ in range(4):
+        sock = connect()
+        sock.sendall(request(HARMLESS))
+        read_answer(sock)
+    os.write(2, b"asked\n")
+    signal.pause()
 
 
 def source_port_of_a_listener(scratch, port):
@@ -378,6 +659,13 @@ def source_port_of_a_listener(scratch, port):
         refused_by_the_kernel()
         return
     ask(sock)
+
+
+def ask_and_reset(scratch, port):
+    sock = connect(int(port))
+    sock.sendall(request())
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
 
 
 def registered_with_io_uring(scratch):

@@ -4,9 +4,12 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use super::{Stage, insider, pinned, play, stranger};
+use nix::sys::signal::Signal;
+
+use super::{PINNED_UID, PINNED_UNIT, Stage, insider, pinned, play, stranger};
 use crate::support::bed::ROLE_PATH;
-use crate::support::connection::Connection;
+use crate::support::connection::{Connection, Kind};
+use crate::support::guard;
 use crate::support::simulator::SECRET_MARK;
 
 const METADATA: &str = "169.254.169.254:80";
@@ -73,4 +76,58 @@ fn with_number(number: u32, start: impl Fn() -> Connection) -> Option<Connection
         }
     }
     None
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn the_agents_number_in_a_user_namespace_is_not_the_agents_user() {
+    let uid = PINNED_UID.to_string();
+    // In the agent's own unit, so that the number alone would be missing.
+    Stage::new().fools_nobody(|bed| {
+        play(&bed.caller(PINNED_UNIT, 63_209), "agents_number_in_a_user_namespace", &[&uid])
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_sockets_owner_cannot_be_changed_to_the_agents_user() {
+    let uid = PINNED_UID.to_string();
+    Stage::new().fools_nobody(|bed| {
+        let told = play(&bed.caller(PINNED_UNIT, 63_209), "socket_given_to_the_agents_user", &[&uid])?;
+        assert!(told.contains(REFUSED), "{told}");
+        Some(told)
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn nobody_moves_himself_into_the_agents_cgroup() {
+    // The agent's own user, outside its unit.
+    Stage::new().fools_nobody(|bed| {
+        let procs = pinned(bed).cgroup.dir.join("cgroup.procs");
+        let told = play(
+            &bed.caller("session-7.scope", PINNED_UID),
+            "moved_into_the_agents_cgroup",
+            &[procs.to_str()?],
+        )?;
+        assert!(told.contains(REFUSED), "{told}");
+        Some(told)
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_connection_that_was_reset_does_not_become_the_next_one_from_its_port() {
+    // While the guard is held still, a stranger asks and resets, and the agent connects from the same port: the kernel
+    // then names the agent as the client of the stranger's connection, too.
+    let stage = Stage::new();
+    stage.enforce();
+    let bed = &stage.bed;
+    guard::send(stage.guard.proxy(), Signal::SIGSTOP);
+    play(&stranger(bed), "ask_and_reset", &["41010"]).expect("it needs nothing special");
+    let mut agent = pinned(bed).connect_as(METADATA, Kind::From(41_010));
+    guard::send(stage.guard.proxy(), Signal::SIGCONT);
+    agent.get("/latest/meta-data/instance-id", &[]);
+    assert_eq!(agent.answer().map(|answer| answer.status), Some(200));
+    assert!(bed.reached(ROLE_PATH).is_empty(), "the stranger's request was taken for the agent's");
 }

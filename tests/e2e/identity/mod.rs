@@ -5,8 +5,8 @@
 //!
 //! The tricks themselves stand in `tests/support/tricks.py`. They are played by a [`stranger`], who is neither the user
 //! nor in the unit of an agent, and, where it is about the program, by an [`insider`], who is both and merely runs
-//! something else. What an insider can do with the genuine program itself (preload a library into it, or let it be the
-//! only visible holder) is no matter of identity: such a user *is* the agent, and the threat model says so.
+//! something else. What an insider can do with the genuine program itself (preload a library into it, or let it connect
+//! and be the only visible holder) is no matter of identity: such a user *is* the agent, and the threat model says so.
 
 mod disguise;
 mod genuine;
@@ -15,7 +15,7 @@ mod possession;
 mod units;
 
 use std::os::unix::fs::chown;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
@@ -123,8 +123,15 @@ fn play(caller: &Caller<'_>, trick: &str, arguments: &[&str]) -> Option<String> 
 /// A trick that hangs ends by `timeout`, with all its processes.
 fn run(caller: &Caller<'_>, trick: &str, scratch: &TempDir, arguments: &[&str]) -> Output {
     let mut command = caller.command("timeout");
-    command.args(["-k", "1", "12", PYTHON, "-I", "-S", "-c", TRICKS, trick]);
+    command.args(["-k", "1", "25", PYTHON, "-I", "-S", "-c", TRICKS, trick]);
     command.arg(scratch.path()).args(arguments).output().expect("python3 runs")
+}
+
+/// A trick that goes on until the test ends it.
+fn start(caller: &Caller<'_>, trick: &str, scratch: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = caller.command(PYTHON);
+    command.args(["-I", "-S", "-c", TRICKS, trick]).arg(scratch.path()).args(arguments);
+    command
 }
 
 /// A new directory that belongs to the user.
