@@ -215,6 +215,33 @@ pub fn send(channel: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) 
     Ok(())
 }
 
+/// Who is at the far end of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its process id.
+    pub pid: u32,
+    /// Its uid, once it has become the guard's user.
+    pub uid: u32,
+}
+
+/// The keeper's end of a channel: the kernel tells with each message who sent it.
+pub fn tell_senders(channel: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_passcred(channel, true)?)
+}
+
+/// Receives one message into `buffer`, and who sent it, as the kernel says; an empty message means that the other end is
+/// closed. Descriptors that come along are let go by the kernel: nobody has a reason to send the keeper any.
+pub fn receive_from(channel: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<Peer>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(channel, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::DONTWAIT)?;
+    let sender = ancillary.drain().find_map(|message| {
+        let RecvAncillaryMessage::ScmCredentials(sender) = message else { return None };
+        Some(Peer { pid: u32::try_from(sender.pid.as_raw_nonzero().get()).ok()?, uid: sender.uid.as_raw() })
+    });
+    Ok((received.bytes, sender))
+}
+
 /// Receives one message and its descriptors into `buffer`; an empty message means that the other end is closed.
 pub fn receive(channel: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];

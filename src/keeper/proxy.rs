@@ -13,7 +13,7 @@ use crate::observe::Health;
 use crate::redirect::Interface;
 
 use super::bundle::Bundle;
-use super::protocol::{self, LogKind, Order};
+use super::protocol::{self, LogKind, Order, Peer};
 use super::status::StatusDoors;
 
 /// How long the end of a killed proxy is waited for.
@@ -26,6 +26,7 @@ pub const SUBCOMMAND: &str = "proxy";
 #[derive(Debug)]
 pub struct ProxyProcess {
     child: Child,
+    uid: u32,
     orders: OwnedFd,
     questions: Vec<OwnedFd>,
 }
@@ -56,6 +57,7 @@ impl ProxyProcess {
         doors: &StatusDoors,
     ) -> io::Result<Self> {
         let (orders, far_orders) = protocol::channel()?;
+        protocol::tell_senders(&orders)?;
         let channels: Vec<(OwnedFd, OwnedFd)> =
             (0..role.workers).map(|_| protocol::channel()).collect::<io::Result<_>>()?;
         // By the link to the running file: an upgrade that replaces the file at its path must not mix versions.
@@ -70,6 +72,7 @@ impl ProxyProcess {
             .stdout(Stdio::null())
             .spawn()?;
         let (near, far): (Vec<OwnedFd>, Vec<OwnedFd>) = channels.into_iter().unzip();
+        near.iter().try_for_each(protocol::tell_senders)?;
         let sealed = bundle.seal()?;
         let mut descriptors = vec![sealed.as_fd(), log_descriptor(log)];
         descriptors.extend(listeners.iter().map(AsFd::as_fd));
@@ -86,7 +89,7 @@ impl ProxyProcess {
             workers: far.len(),
             alive_ms: role.alive_ms,
         };
-        let process = Self { child, orders, questions: near };
+        let process = Self { child, uid: role.uid, orders, questions: near };
         process.order(&start, &descriptors)?;
         Ok(process)
     }
@@ -134,10 +137,10 @@ impl ProxyProcess {
         &self.questions
     }
 
-    /// The proxy's process id.
+    /// Who the proxy is, and whose messages alone are answered.
     #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    pub fn peer(&self) -> Peer {
+        Peer { pid: self.child.id(), uid: self.uid }
     }
 
     /// Waits for the proxy's end.

@@ -238,7 +238,7 @@ impl Keeper {
     fn answer_questions(&mut self) {
         for (channel, heard) in self.proxy.questions().iter().zip(&mut self.heard) {
             for _ in 0..QUESTIONS_PER_TURN {
-                if !replies::answer_next(channel, &self.policy, &mut self.oracle) {
+                if !replies::answer_next(channel, self.proxy.peer(), &self.policy, &mut self.oracle) {
                     break;
                 }
                 *heard = Instant::now();

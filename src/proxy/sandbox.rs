@@ -114,10 +114,14 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     rules.insert(libc::SYS_socket, vec![tcp_over(libc::AF_INET)?, tcp_over(libc::AF_INET6)?]);
     rules.insert(libc::SYS_clone, vec![threads_only()?]);
     // Not F_SETFL, which could take O_APPEND off the audit log.
-    rules.insert(
-        libc::SYS_fcntl,
-        FCNTL_COMMANDS.iter().map(|command| fcntl(*command)).collect::<Result<_, _>>()?,
-    );
+    rules.insert(libc::SYS_fcntl, one_of(1, &FCNTL_COMMANDS)?);
+    // Not TIOCSTI, which types on the terminal from which the guard was started.
+    rules.insert(libc::SYS_ioctl, one_of(1, &IOCTL_REQUESTS)?);
+    // Not PR_SET_PDEATHSIG, by which the proxy would outlive its keeper.
+    rules.insert(libc::SYS_prctl, one_of(0, &PRCTL_OPTIONS)?);
+    // Not MSG_FASTOPEN, which connects without connect(), and so without Landlock.
+    rules.insert(libc::SYS_sendto, vec![without_fast_open(3)?]);
+    rules.insert(libc::SYS_sendmsg, vec![without_fast_open(2)?]);
     compile(rules, libc::EPERM, false)
 }
 
@@ -148,13 +152,22 @@ fn argument(
     SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)
 }
 
-/// Threads, and no new namespaces: in a user namespace of its own a process has every capability there.
+/// Threads of this process alone. A process of its own would outlive the proxy, and in a user namespace of its own it would
+/// have every capability there.
 fn threads_only() -> Result<SeccompRule, seccompiler::BackendError> {
-    SeccompRule::new(vec![argument(0, SeccompCmpOp::MaskedEq(NEW_NAMESPACES), 0)?])
+    let looked_at = NEW_NAMESPACES | THREAD;
+    SeccompRule::new(vec![argument(0, SeccompCmpOp::MaskedEq(looked_at), THREAD)?])
 }
 
-fn fcntl(command: i32) -> Result<SeccompRule, seccompiler::BackendError> {
-    SeccompRule::new(vec![argument(1, SeccompCmpOp::Eq, u64::from(command.unsigned_abs()))?])
+/// One of these values, and no other.
+fn one_of(index: u8, values: &[u32]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let rule = |value: &u32| SeccompRule::new(vec![argument(index, SeccompCmpOp::Eq, u64::from(*value))?]);
+    values.iter().map(rule).collect()
+}
+
+fn without_fast_open(flags: u8) -> Result<SeccompRule, seccompiler::BackendError> {
+    let fast_open = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
+    SeccompRule::new(vec![argument(flags, SeccompCmpOp::MaskedEq(fast_open), 0)?])
 }
 
 /// New sockets are plain TCP, for connections to the endpoints; whatever else the proxy needs it was handed. Other
@@ -172,7 +185,21 @@ fn tcp_over(family: i32) -> Result<SeccompRule, seccompiler::BackendError> {
 /// The flags of `clone` that make namespaces (linux/sched.h: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET).
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 
-const FCNTL_COMMANDS: [i32; 4] = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC];
+/// The flags of `clone` that make a thread and not a process: CLONE_THREAD and CLONE_VM.
+const THREAD: u64 = 0x0001_0100;
+
+const FCNTL_COMMANDS: [u32; 4] = [
+    libc::F_GETFD.unsigned_abs(),
+    libc::F_SETFD.unsigned_abs(),
+    libc::F_GETFL.unsigned_abs(),
+    libc::F_DUPFD_CLOEXEC.unsigned_abs(),
+];
+
+/// Non-blocking and close-on-exec: FIONBIO and FIOCLEX, which are the same on every architecture.
+const IOCTL_REQUESTS: [u32; 2] = [0x5421, 0x5451];
+
+/// A thread's name, and an anonymous mapping's.
+const PRCTL_OPTIONS: [u32; 2] = [libc::PR_SET_NAME.unsigned_abs(), libc::PR_SET_VMA.unsigned_abs()];
 
 const ALLOWED: &[i64] = &[
     // connections
@@ -183,15 +210,12 @@ const ALLOWED: &[i64] = &[
     libc::SYS_getsockopt,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
     // descriptors
     libc::SYS_close,
     libc::SYS_dup,
     libc::SYS_fstat,
-    libc::SYS_ioctl,
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_write,
@@ -221,7 +245,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_get_robust_list,
     libc::SYS_getpid,
     libc::SYS_gettid,
-    libc::SYS_prctl,
     libc::SYS_rseq,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
@@ -242,52 +265,4 @@ const ALLOWED: &[i64] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use std::fs::{self, File, OpenOptions};
-    use std::io::Write as _;
-    use std::os::unix::fs::FileExt as _;
-
-    use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
-
-    use super::*;
-
-    /// Whether the system refused; a call that does not exist at all would prove nothing.
-    fn is_refused<T, E: Into<io::Error>>(result: Result<T, E>) -> bool {
-        result.is_err_and(|error| error.into().kind() == io::ErrorKind::PermissionDenied)
-    }
-
-    #[test]
-    fn whoever_takes_the_proxy_over_can_add_to_the_history_and_not_rewrite_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("audit.jsonl");
-        let policy = directory.path().join("policy.toml");
-        fs::write(&policy, "mode = \"enforce\"").unwrap();
-        fs::write(&path, "history\n").unwrap();
-        let mut log = OpenOptions::new().append(true).open(&path).unwrap();
-        let attacks = (path.clone(), policy.clone());
-        // The filter holds for the thread that sets it.
-        let tried = std::thread::spawn(move || {
-            let (path, policy) = attacks;
-            rustix::thread::set_no_new_privs(true).unwrap();
-            lock_in([80]).unwrap();
-            let tried = [
-                ("truncate", is_refused(log.set_len(0))),
-                ("write in the middle", is_refused(log.write_at(b"X", 0))),
-                ("take O_APPEND off", is_refused(fcntl(&log, FcntlArg::F_SETFL(OFlag::empty())))),
-                ("punch a hole", is_refused(fallocate(&log, FallocateFlags::FALLOC_FL_ZERO_RANGE, 0, 4))),
-                ("open it anew", is_refused(OpenOptions::new().write(true).open(&path))),
-                ("remove it", is_refused(fs::remove_file(&path))),
-                ("rename it", is_refused(fs::rename(&path, path.with_extension("old")))),
-                ("replace the policy", is_refused(File::create(&policy))),
-                ("read the policy", is_refused(File::open(&policy))),
-            ];
-            log.write_all(b"more\n").unwrap();
-            tried
-        });
-        for (what, was_refused) in tried.join().unwrap() {
-            assert!(was_refused, "the proxy may {what}");
-        }
-        assert_eq!(fs::read_to_string(&path).unwrap(), "history\nmore\n");
-        assert_eq!(fs::read_to_string(&policy).unwrap(), "mode = \"enforce\"");
-    }
-}
+mod tests;

@@ -7,7 +7,6 @@ ends with status 77; one that the kernel refuses, as it must, writes "refused by
 """
 
 import ctypes
-import fcntl
 import mmap
 import os
 import resource
@@ -483,7 +482,12 @@ def too_much_to_search(scratch):
         children.append(pid)
     for _ in children:
         os.read(ready, 1)
-    ask(sock)
+    # Who asks comes last of all.
+    if os.fork() == 0:
+        ask(sock)
+        os._exit(0)
+    LIBC.close(spare)
+    os.wait()
     for pid in children:
         os.kill(pid, signal.SIGKILL)
     child.kill()
@@ -619,26 +623,18 @@ def take_a_socket(scratch, address):
 
 
 def memory_that_never_answers(scratch, uid):
-    """Started as root: a range of memory that nobody fills becomes this process's command line. Then it is that user,
-    asks for something harmless, and stays."""
+    """Started as root: a file whose file system never answers a read becomes this process's command line. Then it is that
+    user, asks for something harmless, and stays."""
     page = mmap.PAGESIZE
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-    start = libc.mmap(None, page, 3, 0x22, -1, 0)
-    faults = libc.syscall(323 if os.uname().machine == "x86_64" else 282, os.O_CLOEXEC)
-    if faults < 0:
-        skip("userfaultfd: " + os.strerror(ctypes.get_errno()))
-    fcntl.ioctl(faults, 0xC018AA3F, struct.pack("QQQ", 0xAA, 0, 0))  # UFFDIO_API
-    fcntl.ioctl(faults, 0xC020AA00, struct.pack("QQQQ", start, page, 1, 0))  # UFFDIO_REGISTER, missing pages
+    start = SilentFileSystem(scratch).mapped()
     numbers = open("/proc/self/stat").read().rsplit(")", 1)[1].split()
     field = lambda number: int(numbers[number - 3])  # as proc_pid_stat(5) counts them
-    libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_long]
+    LIBC.sbrk.restype, LIBC.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_long]
     # struct prctl_mm_map: what it was, but for the command line.
-    layout = struct.pack("12QIi", *map(field, (26, 27, 45, 46, 47)), libc.sbrk(0), field(28), start, start + page,
+    layout = struct.pack("12QIi", *map(field, (26, 27, 45, 46, 47)), LIBC.sbrk(0), field(28), start, start + page,
                          field(50), field(51), 0, 0, -1)
     buffer = ctypes.create_string_buffer(layout, len(layout))
-    if libc.prctl(PR_SET_MM, ctypes.c_ulong(PR_SET_MM_MAP), buffer, ctypes.c_ulong(len(layout)), ctypes.c_ulong(0)):
+    if LIBC.prctl(PR_SET_MM, ctypes.c_ulong(PR_SET_MM_MAP), buffer, ctypes.c_ulong(len(layout)), ctypes.c_ulong(0)):
         skip("PR_SET_MM_MAP: " + os.strerror(ctypes.get_errno()))
     os.setgroups([])
     os.setresgid(int(uid), int(uid), int(uid))
@@ -651,14 +647,66 @@ def memory_that_never_answers(scratch, uid):
     signal.pause()
 
 
-def source_port_of_a_listener(scratch, port):
-    try:
-        sock = connect(int(port))
-    except OSError as error:
-        tell(repr(error).encode())
-        refused_by_the_kernel()
-        return
-    ask(sock)
+class SilentFileSystem:
+    """A FUSE file system of one file, which can be opened and mapped and is never read (linux/fuse.h)."""
+
+    INIT, LOOKUP, GETATTR, OPEN, READ, FORGET = 26, 1, 3, 14, 15, 2
+
+    def __init__(self, scratch):
+        self.place = os.path.join(scratch, "silent")
+        os.mkdir(self.place)
+        try:
+            self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            skip("FUSE: " + str(error))
+        options = "fd={},rootmode=40000,user_id=0,group_id=0".format(self.device)
+        # In a mount namespace of its own, so that nobody else meets it.
+        private = 0x44000
+        if (LIBC.unshare(0x20000) or LIBC.mount(None, b"/", None, ctypes.c_ulong(private), None) or
+                LIBC.mount(b"silent", self.place.encode(), b"fuse", ctypes.c_ulong(0), options.encode())):
+            skip("FUSE: " + os.strerror(ctypes.get_errno()))
+        server = os.fork()
+        if server == 0:
+            LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: with it the kernel gives up all requests
+            self.serve()
+        os.close(self.device)
+
+    def mapped(self):
+        LIBC.mmap.restype = ctypes.c_void_p
+        LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+        file = os.open(os.path.join(self.place, "file"), os.O_RDONLY)
+        start = LIBC.mmap(None, mmap.PAGESIZE, 1, 2, file, 0)
+        os.close(file)
+        return start
+
+    def serve(self):
+        while True:
+            try:
+                message = os.read(self.device, 1 << 20)
+            except OSError:
+                os._exit(0)  # unmounted
+            _, operation, unique, node = struct.unpack_from("IIQQ", message)
+            if operation in (self.READ, self.FORGET):
+                continue
+            answer = self.answer(operation, node)
+            error = 0 if answer is not None else -38
+            answer = answer or b""
+            os.write(self.device, struct.pack("IiQ", 16 + len(answer), error, unique) + answer)
+
+    def answer(self, operation, node):
+        if operation == self.INIT:
+            return struct.pack("IIIIHHIIHHI7I", 7, 31, 0, 0, 0, 0, 4096, 0, 0, 0, 0, *[0] * 7)
+        if operation == self.LOOKUP:
+            return struct.pack("QQQQII", 2, 0, 60, 60, 0, 0) + self.attributes(2)
+        if operation == self.GETATTR:
+            return struct.pack("QII", 60, 0, 0) + self.attributes(node)
+        if operation == self.OPEN:
+            return struct.pack("QII", 0, 0, 0)
+        return None
+
+    def attributes(self, node):
+        mode = 0o40755 if node == 1 else 0o100644
+        return struct.pack("6Q10I", node, mmap.PAGESIZE, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
 
 
 def ask_and_reset(scratch, port):

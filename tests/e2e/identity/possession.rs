@@ -142,6 +142,7 @@ fn hand_over(from: &Caller<'_>, to: &Caller<'_>, address: &str) -> String {
 /// A trick that goes on beside the test. Killed when dropped.
 struct Waiting {
     child: Child,
+    cannot_be_played: bool,
     _scratch: tempfile::TempDir,
 }
 
@@ -152,8 +153,12 @@ impl Waiting {
         let mut child = start(caller, trick, &scratch, &[argument]).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(!line.contains("Error"), "{line}");
-        Self { child, _scratch: scratch }
+        assert!(!line.contains("Error") && !line.contains("Traceback"), "{line}");
+        let cannot_be_played = line.starts_with("skipped");
+        if cannot_be_played {
+            eprintln!("SKIPPED {trick}: {line}");
+        }
+        Self { child, cannot_be_played, _scratch: scratch }
     }
 }
 
@@ -195,9 +200,12 @@ fn memory_that_never_answers_stops_nobody_else() {
     let stage = Stage::new();
     stage.enforce();
     let bed = &stage.bed;
-    // Root sets the trap, because this kernel gives userfaultfd to nobody else; a file system of the user's own does as well.
+    // Root sets the trap, because not every machine lets users mount FUSE file systems of their own.
     let trap = bed.caller("session-7.scope", 0);
     let trapped = Waiting::new(&trap, "memory_that_never_answers", &PERSON_UID.to_string());
+    if trapped.cannot_be_played {
+        return;
+    }
     wait::until_true("the trap was asked for its command line", Duration::from_secs(5), || {
         stage.guard.events().iter().filter(|event| event.text("user.id") == PERSON_UID.to_string()).count()
             >= 4
