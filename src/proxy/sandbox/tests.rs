@@ -168,7 +168,6 @@ fn calls_with_many_meanings_keep_the_harmless_ones() {
     }
 }
 
-
 /// Whether the system refused; a call that does not exist at all would prove nothing.
 fn is_refused<T, E: Into<io::Error>>(result: Result<T, E>) -> bool {
     result.is_err_and(|error| error.into().kind() == io::ErrorKind::PermissionDenied)
