@@ -120,9 +120,11 @@ impl Exchange {
 
     /// Notes that it was decided otherwise when the answer came.
     pub fn judged_again(&mut self, decision: &Decision) {
-        if let Some(event) = &mut self.event {
-            describe_decision(event, decision);
-        }
+        self.note(|account| {
+            if let Some(judged) = &mut account.judged {
+                judged.decision = decision.clone();
+            }
+        });
     }
 
     /// In enforce mode no credential is given out without a record: a full disk must not hide a theft.
