@@ -709,6 +709,16 @@ class SilentFileSystem:
         return struct.pack("6Q10I", node, mmap.PAGESIZE, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
 
 
+def source_port_of_a_listener(scratch, port):
+    try:
+        sock = connect(int(port))
+    except OSError as error:
+        tell(repr(error).encode())
+        refused_by_the_kernel()
+        return
+    ask(sock)
+
+
 def ask_and_reset(scratch, port):
     sock = connect(int(port))
     sock.sendall(request())
