@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a fresh machine with a Rust toolchain and root (or sudo) needs.
 
-.PHONY: demo test bench packages image-test
+.PHONY: demo test bench bench-learn packages image-test
 
 # What it does, shown: a decoy cloud, a guarded vm, callers of every kind. Touches nothing of the machine's own network.
 demo:
@@ -13,6 +13,10 @@ test:
 # Load side by side with nginx and HAProxy, in network namespaces of its own. See docs/performance.md.
 bench:
 	@bash scripts/bench.sh
+
+# Ten million events through `imds-guard learn`. See docs/performance.md.
+bench-learn:
+	@bash scripts/bench-learn.sh
 
 # The .deb and the .rpm, under target/packages.
 packages:

@@ -20,14 +20,18 @@ if [[ $(id -u) == 0 ]]; then
     bash scripts/clean.sh
     # The first namespace of all makes /run/netns a mount of its own; tests that start together would race for that.
     ip netns add "imdsg-$$-first" && ip netns del "imdsg-$$-first"
-    if ! bash scripts/promtool.sh >/dev/null; then
-        loud "Prometheus's promtool cannot be had: its checks of rules and metrics are SKIPPED."
-    fi
     if ! bash scripts/clients.sh >/dev/null; then
         has_clients=false
         loud 'boto3, google-auth and azure-identity could not be installed from PyPI: their tests are SKIPPED.'
     fi
 fi
+
+# Without root, too. The tests that need them pass without a word where they cannot be had.
+for tool in promtool sigma collector; do
+    if ! bash "scripts/$tool.sh" >/dev/null; then
+        loud "scripts/$tool.sh found no $tool: the tests that need it are SKIPPED."
+    fi
+done
 
 status=0
 cargo test --doc --quiet || status=$?

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Command, CommandFactory as _};
 use imds_guard::cli::Cli;
+use imds_guard::policy::{Accounts, Context, Policy, Source};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -130,6 +131,25 @@ fn relative_links_lead_to_files() {
         }
     }
     assert!(count > 20, "only {count} links were found");
+}
+
+/// The policies, and parts of them, that pages show; a page of its own and its test have the reference's.
+#[test]
+fn the_policies_that_pages_show_compile() {
+    let accounts = Accounts::parse("imds-guard:x:990:990::/:", "imds-guard:x:990:\nadm:x:4:");
+    let mut count = 0;
+    for page in pages().into_iter().filter(|page| !page.ends_with("docs/policy.md")) {
+        let text = read(&page);
+        for block in text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
+            let mode = if block.contains("mode = ") { "" } else { "mode = \"audit\"\n" };
+            let source = Source { name: page.display().to_string(), text: format!("{mode}{block}") };
+            let context = Context { accounts: accounts.clone(), detected: vec!["aws-ec2".to_owned()] };
+            let compiled = Policy::compile(&[source], &context);
+            assert!(compiled.is_ok(), "{}: {:#?}\n{block}", page.display(), compiled.err());
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "only {count} policies were found");
 }
 
 /// The words behind `imds-guard` in what looks like a command line.

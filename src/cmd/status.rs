@@ -106,7 +106,7 @@ fn show(snapshot: &Snapshot, on_disk: Option<&str>, out: &mut impl Write) -> any
         Some(version) if version != policy.version => ", and the files have changed since: reload",
         Some(_) | None => "",
     };
-    let refused = if policy.is_outdated { ", and the last reload was refused: check the files" } else { "" };
+    let refused = if policy.is_outdated { ", because the files are wrong: check them" } else { "" };
     let loaded = format!("version {}, in force for {}{disk}{refused}", policy.version, ago(policy.loaded));
     table.row(["policy", &loaded]);
     let is = if redirect.in_place { "in place for" } else { "NOT IN PLACE for" };

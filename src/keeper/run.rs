@@ -144,6 +144,8 @@ impl Keeper {
             state.remember(&bundle, &wanted);
         }
         privileges::keep_only_what_is_needed()?;
+        let is_outdated = stand_in.is_some();
+        let health = Health { in_place: true, since: Moment::now(), is_outdated, ..Health::default() };
         Ok(Self {
             config: config.to_owned(),
             signals,
@@ -155,7 +157,7 @@ impl Keeper {
             listeners: listeners.all,
             proxy,
             doors: status,
-            health: Health { in_place: true, since: Moment::now(), ..Health::default() },
+            health,
             heard: vec![Instant::now(); role.workers],
             oracle,
             nft,

@@ -50,7 +50,7 @@ fn guard(page: &mut Page, snapshot: &Snapshot) {
     );
     page.gauge(
         "imds_guard_policy_outdated",
-        "1 if the last reload was refused: the files are wrong, and an older policy is in force.",
+        "1 if the files are wrong, and an older policy is in force.",
         u8::from(policy.is_outdated),
     );
     page.counter("imds_guard_reloads_total", "Reloads of the policy.", policy.reloads);

@@ -30,7 +30,8 @@ pub struct Health {
     pub failed: u64,
     /// Reloads that were refused because the new policy is wrong.
     pub refused_reloads: u64,
-    /// Whether the last reload was one of them: the files then say something else than what is in force.
+    /// Whether the policy in force is older than the files, because those are wrong: the last reload was refused, or the
+    /// guard started by the last good policy.
     pub is_outdated: bool,
 }
 
