@@ -4,6 +4,11 @@
 # usage: image-test.sh boot [--binary FILE | --deb FILE] [--only FAULT,...]
 #            systemd as PID 1 by systemd-nspawn: is the guard there before anything could ask; then the matrix of failure
 #            directions, mode by fault. Without --deb the files of this tree are put in place with the binary.
+#        image-test.sh quick [--binary FILE]
+#            the same in less than a minute, for `make test`: the watchdog's time is shorter, and both modes run side by side
+#        image-test.sh qemu DEB
+#            a boot with a kernel and firmware of its own (qemu, without KVM): cloud-init by its EC2 data source, and the
+#            faults that tell most; several minutes
 #        image-test.sh packages DEB [RPM]
 #            install, upgrade, remove and purge in a clean Debian root; the .rpm into a root by rpm
 #        image-test.sh root
@@ -17,7 +22,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly HERE=$PWD
 readonly CACHE=${CARGO_TARGET_DIR:-$HERE/target}/image
-readonly RESULTS=$CACHE/results
+readonly RESULTS=${IMAGE_TEST_RESULTS:-$CACHE/results}
 readonly SUITE=bookworm
 readonly PATIENCE=${IMAGE_TEST_SECONDS:-400}
 # python3-cffi-backend by name: debootstrap does not resolve the virtual package that python3-cryptography asks for.
@@ -89,12 +94,17 @@ prepare() {
         # A container shows the host's firmware strings, so that the cloud is named.
         sed -i 's/^cloud = "auto"/cloud = "aws"/' "$root/etc/imds-guard/policy.toml"
     fi
-    cat >"$root/etc/cloud/cloud.cfg.d/90-image-test.cfg" <<'CONFIG'
+    cat >"$root/etc/cloud/cloud.cfg.d/90-image-test.cfg" <<CONFIG
 datasource_list: [Ec2]
-datasource: {Ec2: {strict_id: false, timeout: 5, max_wait: 20}}
+datasource: {Ec2: {strict_id: ${STRICT_ID:-false}, timeout: 5, max_wait: 20}}
 network: {config: disabled}
 locale: C.UTF-8
 CONFIG
+    # For the matrix in little time; an image keeps the ten seconds of the unit.
+    if [[ -n ${WATCHDOG:-} ]]; then
+        install -d "$root/etc/systemd/system/imds-guard.service.d"
+        printf '[Service]\nWatchdogSec=%s\n' "$WATCHDOG" >"$root/etc/systemd/system/imds-guard.service.d/test.conf"
+    fi
     # The network is there already, as in an image whose network comes up early.
     ln -sf /dev/null "$root/etc/systemd/system/networking.service"
     systemctl --root="$root" --quiet enable nftables.service ufw.service
@@ -106,11 +116,12 @@ Description=Image test
 DefaultDependencies=no
 After=local-fs.target
 [Service]
-ExecStart=${IMAGE_TEST_COMMAND:-/usr/bin/python3 /opt/image-test/guest.py /results ${ONLY:+only=$ONLY}}
+ExecStart=${IMAGE_TEST_COMMAND:-/usr/bin/python3 /opt/image-test/guest.py /results ${GUEST_OPTIONS:-}}
 ExecStopPost=/bin/sh -c "journalctl -b --no-pager -o short-monotonic >/results/journal.txt"
+ExecStopPost=-/bin/sh -c "test ! -b /dev/vdb || tar -C /results -cf /dev/vdb ."
 ExecStopPost=/bin/systemctl --no-block poweroff
 StandardOutput=journal+console
-RuntimeMaxSec=${PATIENCE}
+RuntimeMaxSec=${PATIENCE_INSIDE:-$PATIENCE}
 UNIT
     ln -s /etc/systemd/system/image-test.service "$root/etc/systemd/system/sysinit.target.wants/"
 }
@@ -174,12 +185,11 @@ enter() {
 
 boot() {
     local binary=${CARGO_TARGET_DIR:-target}/debug/imds-guard deb=
-    ONLY=
     while (($# > 0)); do
         case $1 in
         --binary) binary=$2 ;;
         --deb) deb=$2 ;;
-        --only) ONLY=$2 ;;
+        --only) GUEST_OPTIONS+=" only=$2" ;;
         *) usage ;;
         esac
         shift 2
@@ -200,6 +210,58 @@ boot() {
     python3 -I "$HERE/tests/image/verdict.py" "$RESULTS/verdict.json"
 }
 
+# A machine of its own: its kernel, an initial RAM disk with the disk's driver alone, and firmware that says EC2. qemu and
+# its user-mode network run in the cloud's namespace, where the metadata address is and nothing else.
+qemu() {
+    local deb=${1:?usage: image-test.sh qemu DEB} root=$WORK/root release uuid=ec2a1b2c-1111-2222-3333-444455556666 masks= unit
+    local patience=${IMAGE_TEST_SECONDS:-1200}
+    rm -rf "$RESULTS"
+    mkdir -p "$RESULTS" "$root/results"
+    install_deb "$root" "$deb"
+    next_version "$deb" "$root/results/next.deb" +next
+    next_version "$deb" "$root/results/later.deb" +next2
+    STRICT_ID=true
+    GUEST_OPTIONS="slow=8 only=kill-9-keeper,kill-9-proxy,restart,reload upgrade=/results/next.deb,/results/later.deb"
+    PATIENCE_INSIDE=$((patience - 100))
+    prepare "$root"
+    # Its firmware tells the cloud, and its network comes by DHCP.
+    sed -i 's/^cloud = "aws"/cloud = "auto"/' "$root/etc/imds-guard/policy.toml"
+    sed -i '/^network:/d' "$root/etc/cloud/cloud.cfg.d/90-image-test.cfg"
+    rm -f "$root/etc/systemd/system/networking.service"
+    echo '/dev/vda / ext4 defaults 0 0' >"$root/etc/fstab"
+    release=$(basename "$root"/boot/vmlinuz-* | sed s/vmlinuz-//)
+    cp -r "$root/etc/initramfs-tools" "$root/tmp/initrd"
+    sed -i 's/^MODULES=.*/MODULES=list/' "$root/tmp/initrd/initramfs.conf"
+    printf 'virtio_pci\nvirtio_blk\next4\n' >"$root/tmp/initrd/modules"
+    mount -t proc proc "$root/proc"
+    chroot "$root" mkinitramfs -d /tmp/initrd -o /tmp/initrd.img "$release" 2>"$RESULTS/initrd.txt" || true
+    umount "$root/proc"
+    mv "$root/tmp/initrd.img" "$WORK/initrd.img"
+    rm -r "$root/tmp/initrd"
+    cp "$root/boot/vmlinuz-$release" "$WORK/vmlinuz"
+    mke2fs -q -F -t ext4 -d "$root" -L root "$CACHE/disk.img" 2G
+    truncate -s 8M "$WORK/results.raw"
+    make_network "$CLOUD" "$VM"
+    ip netns exec "$CLOUD" python3 -I "$HERE/tests/image/cloud.py" 169.254.169.254 80 "$RESULTS/cloud.log" --v2-only >/dev/null &
+    CLOUD_PID=$!
+    for unit in systemd-journal-flush.service apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service \
+        dpkg-db-backup.timer fstrim.timer getty@tty1.service serial-getty@ttyS0.service systemd-update-utmp.service; do
+        masks+=" systemd.mask=$unit"
+    done
+    nice timeout -k 5 "$patience" ip netns exec "$CLOUD" qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
+        -m 1024 -smp 2 -machine pc,hpet=off -cpu Nehalem -accel tcg,thread=multi,tb-size=512 \
+        -kernel "$WORK/vmlinuz" -initrd "$WORK/initrd.img" \
+        -append "root=/dev/vda rw console=ttyS0 quiet loglevel=3 panic=-1 random.trust_cpu=on mitigations=off systemd.show_status=0 net.ifnames=0$masks" \
+        -drive "file=$CACHE/disk.img,format=raw,if=virtio,snapshot=on,cache=unsafe" \
+        -drive "file=$WORK/results.raw,format=raw,if=virtio,cache=unsafe" \
+        -netdev user,id=n0 -device virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56,romfile= \
+        -smbios 'type=0,vendor=Amazon EC2' -smbios "type=1,manufacturer=Amazon EC2,product=t3.small,serial=$uuid,uuid=$uuid" \
+        -serial stdio </dev/null >"$RESULTS/console.txt" 2>&1 || true
+    tar -xf "$WORK/results.raw" -C "$RESULTS" ./verdict.json ./journal.txt || true
+    rm -f "$CACHE/disk.img"
+    python3 -I "$HERE/tests/image/verdict.py" "$RESULTS/verdict.json"
+}
+
 # In a cgroup of its own, so that neither nspawn nor its payload lands in the host's root cgroup. nspawn keeps /proc/sys
 # of the host read-only.
 run_nspawn() {
@@ -210,7 +272,7 @@ run_nspawn() {
         for cgroup in $cgroups; do echo "$BASHPID" >"$cgroup/$NAME/cgroup.procs"; done
         export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
         exec timeout -k 5 "$((PATIENCE + 60))" script -qec "systemd-nspawn -q -D $root --boot --network-namespace-path=/run/netns/$VM \
-            --keep-unit --register=no --machine=imdsg-image --bind=$RESULTS:/results \
+            --keep-unit --register=no --machine=imdsg-$$-image --bind=$RESULTS:/results \
             --capability=CAP_NET_ADMIN,CAP_SYS_PTRACE,CAP_BPF,CAP_PERFMON --system-call-filter=bpf \
             --console=interactive systemd.mask=console-getty.service systemd.journald.forward_to_console=1 systemd.show_status=0 ci.ds=Ec2" /dev/null
     ) </dev/null >"$RESULTS/console.txt" 2>&1 || true
@@ -218,9 +280,9 @@ run_nspawn() {
 
 # The same package with a higher version and another shipped policy, to upgrade to.
 next_version() {
-    local deb=$1 to=$2 tree=$WORK/next
+    local deb=$1 to=$2 suffix=${3:-+next} tree=$WORK/next
     dpkg-deb --raw-extract "$deb" "$tree"
-    sed -i 's/^Version: .*/&+next/' "$tree/DEBIAN/control"
+    sed -i "s/^Version: .*/&$suffix/" "$tree/DEBIAN/control"
     echo '# A comment of the next version.' >>"$tree/etc/imds-guard/policy.toml"
     dpkg-deb --root-owner-group --build "$tree" "$to" >/dev/null
     rm -r "$tree"
@@ -265,11 +327,41 @@ rpm_into_root() {
 skip_rpm() { printf '\n*** rpm is not installed: the .rpm was not tried. SKIPPED.\n\n' >&2; }
 
 usage() {
-    sed -n '3,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '3,19s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
+# The matrix of `make test`: each mode in a boot of its own, at the same time.
+quick() {
+    local mode status=0 pids=() modes=(audit enforce)
+    for mode in "${modes[@]}"; do
+        IMAGE_TEST_INSIDE='' IMAGE_TEST_RESULTS=$CACHE/results-$mode WATCHDOG=2s \
+            GUEST_OPTIONS="modes=$mode $([[ $mode == audit ]] || echo boot=no)" \
+            bash "$HERE/scripts/image-test.sh" boot "$@" >"$CACHE/quick-$mode.txt" 2>&1 &
+        pids+=($!)
+    done
+    for mode in "${modes[@]}"; do
+        wait "${pids[0]}" || status=1
+        pids=("${pids[@]:1}")
+        cat "$CACHE/quick-$mode.txt"
+    done
+    return "$status"
+}
+
 case ${1:-} in
+quick)
+    need_tools systemd-nspawn script ip nft unshare systemctl
+    make_root
+    shift
+    quick "$@"
+    ;;
+qemu)
+    need_tools qemu-system-x86_64 mke2fs ip nft unshare systemctl dpkg-deb
+    make_root
+    enter "$@"
+    shift
+    qemu "$@"
+    ;;
 boot)
     need_tools systemd-nspawn script ip nft unshare systemctl
     make_root

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the demo or the tests need and this machine lacks, by the system's own package manager, and says so.
 #
-# usage: needs.sh demo|test|bench
+# usage: needs.sh demo|test|bench|image
 #
 # Installing takes root; without it, sudo is asked. Nothing is installed that is there already.
 set -euo pipefail
@@ -25,6 +25,19 @@ venv             python3-venv python3-pip
 systemd-analyze  systemd      systemd
 iptables-restore iptables     iptables-nft
 chromium         chromium     chromium
+LIST
+    fi
+    if [[ $1 == test || $1 == image ]]; then
+        cat <<'LIST'
+debootstrap      debootstrap       debootstrap
+systemd-nspawn   systemd-container systemd-container
+script           bsdutils          util-linux-script
+LIST
+    fi
+    if [[ $1 == image ]]; then
+        cat <<'LIST'
+qemu-system-x86_64 qemu-system-x86 qemu-system-x86-core
+mke2fs             e2fsprogs       e2fsprogs
 LIST
     fi
     if [[ $1 == bench ]]; then
@@ -60,7 +73,7 @@ as_root() {
 }
 
 main() {
-    local what=${1:?usage: needs.sh demo|test|bench} missing=() thing debian fedora
+    local what=${1:?usage: needs.sh demo|test|bench|image} missing=() thing debian fedora
     local -A debian_of=() fedora_of=()
     while read -r thing debian fedora; do
         if ! has "$thing"; then

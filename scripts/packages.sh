@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Builds the .deb and the .rpm into target/packages. Called by `make packages`.
 #
-# usage: packages.sh            build the release binary, then pack it
-#        packages.sh --packed   pack the release binary that is there
+# usage: packages.sh [--static] [--packed]
+#            --static  link the program statically, to musl (Rust's target x86_64-unknown-linux-musl): it then runs on any
+#                      Linux of that architecture, whatever its C library
+#            --packed  pack the release binary that is there, instead of building it
 #
 # cargo-deb and cargo-generate-rpm are installed below target/tools when they are missing, which takes a few minutes
 # once. Man pages and completions come from the program's own definitions.
@@ -12,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly TARGET=${CARGO_TARGET_DIR:-$PWD/target}
 readonly OUT=$PWD/target/packages
 readonly TOOLS=$PWD/target/tools
-readonly BINARY=$TARGET/release/imds-guard
+readonly MUSL=x86_64-unknown-linux-musl
 
 say() { printf 'packages: %s\n' "$*" >&2; }
 
@@ -26,28 +28,45 @@ tool() {
 }
 
 generate() {
+    local binary=$1
     rm -rf "$OUT"
     mkdir -p "$OUT/man" "$OUT/completions"
-    "$BINARY" man "$OUT/man"
-    "$BINARY" completions bash >"$OUT/completions/imds-guard.bash"
-    "$BINARY" completions zsh >"$OUT/completions/_imds-guard"
-    "$BINARY" completions fish >"$OUT/completions/imds-guard.fish"
+    "$binary" man "$OUT/man"
+    "$binary" completions bash >"$OUT/completions/imds-guard.bash"
+    "$binary" completions zsh >"$OUT/completions/_imds-guard"
+    "$binary" completions fish >"$OUT/completions/imds-guard.fish"
     [[ -s $OUT/man/imds-guard.1 ]] || { say 'the program wrote no man page'; return 1; }
 }
 
-case ${1:-} in
-'') cargo build --release --bin imds-guard ;;
---packed) [[ -x $BINARY ]] || { say "there is no $BINARY"; exit 1; } ;;
-*)
-    sed -n '4,5s/^# //p' "$0" >&2
-    exit 2
-    ;;
-esac
+main() {
+    local build=true target=() binary=$TARGET/release/imds-guard
+    while (($# > 0)); do
+        case $1 in
+        --static)
+            target=(--target "$MUSL")
+            binary=$TARGET/$MUSL/release/imds-guard
+            ;;
+        --packed) build=false ;;
+        *)
+            sed -n '4,7s/^# \{0,1\}//p' "$0" >&2
+            exit 2
+            ;;
+        esac
+        shift
+    done
+    if $build; then
+        cargo build --release --bin imds-guard "${target[@]}"
+    elif [[ ! -x $binary ]]; then
+        say "there is no $binary"
+        exit 1
+    fi
+    tool cargo-deb 3.8.0
+    tool cargo-generate-rpm 0.21.1
+    generate "$binary"
+    export PATH="$TOOLS/bin:$PATH"
+    cargo deb --quiet --no-build --no-strip "${target[@]}" --output "$OUT/"
+    cargo generate-rpm --target-dir "$TARGET" "${target[@]}" --output "$OUT/"
+    ls -l "$OUT"/*.deb "$OUT"/*.rpm
+}
 
-tool cargo-deb 3.8.0
-tool cargo-generate-rpm 0.21.1
-generate
-export PATH="$TOOLS/bin:$PATH"
-cargo deb --quiet --no-build --no-strip --output "$OUT/"
-cargo generate-rpm --target-dir "$TARGET" --output "$OUT/"
-ls -l "$OUT"/*.deb "$OUT"/*.rpm
+main "$@"

@@ -44,6 +44,8 @@ pub enum Command {
     Tail(TailArgs),
     /// Show how the running guard is doing: mode, policy, redirect, endpoints, callers, the last denial
     Status(StatusArgs),
+    /// Try whether connections to the endpoints really reach the guard; or list what is wrong with an image
+    Verify(VerifyArgs),
     /// Show, load, remove or verify the redirect
     Redirect(RedirectArgs),
     /// Print the completions of a shell
@@ -323,6 +325,27 @@ impl SessionFilter {
             Self::Upgraded => record.upgraded,
         }
     }
+}
+
+/// `imds-guard verify`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Connects to each endpoint and looks in the kernel's socket table where the connection ended. Nothing is \
+sent, and nothing recorded. Exits with 1 if anything is wrong."
+)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "told at ConfigArgs")]
+    pub config: ConfigArgs,
+    /// Look through an image instead: its kernel, firewall, service and policy
+    #[arg(long)]
+    pub image: bool,
+    /// The image's root directory; the running system's own if there is none
+    #[arg(long, value_name = "DIR", requires = "image")]
+    pub root: Option<PathBuf>,
+    /// Print what was found as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `imds-guard completions`

@@ -30,6 +30,7 @@
 //! * [`proxy`]: the unprivileged half. It reads what callers write.
 //! * [`keeper`]: the privileged half. It never does.
 //! * [`observe`]: the guard's own state: a snapshot, metrics.
+//! * [`verify`]: looks whether a machine is guarded, and what is wrong with an image.
 //! * [`report`]: reads audit logs back: tables, a page, a proposed policy.
 //! * [`cli`] and [`cmd`]: the command line.
 
@@ -48,3 +49,4 @@ pub mod redact;
 pub mod redirect;
 pub mod report;
 pub mod request;
+pub mod verify;

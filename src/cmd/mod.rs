@@ -22,6 +22,7 @@ pub mod run;
 pub mod status;
 pub mod tail;
 pub mod test;
+pub mod verify;
 
 /// How imds-guard ends. The numbers from 64 up are those of sysexits(3); a wrong command line ends with 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +82,7 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::Replay(args) => replay::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Redirect(args) => redirect::run(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),

@@ -34,6 +34,13 @@ impl Bundle {
         Ok(Self::here(files.collect()))
     }
 
+    /// The same of an image that is not running: its users, and no cloud yet.
+    pub fn read_for(root: &Path, main: &Path, trust: Trust) -> Result<Self, FileError> {
+        let files = files::policy(main, trust)?.into_iter().map(|source| (source.name, source.text));
+        let (passwd, group) = host::accounts_of(root);
+        Ok(Self { files: files.collect(), passwd, group, detected: Vec::new() })
+    }
+
     /// These policy files with the users, groups and clouds of this moment.
     fn here(files: Vec<(String, String)>) -> Self {
         let (passwd, group) = host::accounts();

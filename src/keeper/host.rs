@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use crate::cloud::Dmi;
 
@@ -11,8 +12,14 @@ use crate::cloud::Dmi;
 /// service, which would wait for the guard, which would wait for NSS.
 #[must_use]
 pub fn accounts() -> (String, String) {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    (read("/etc/passwd"), read("/etc/group"))
+    accounts_of(Path::new("/"))
+}
+
+/// The same of another root directory.
+#[must_use]
+pub fn accounts_of(root: &Path) -> (String, String) {
+    let read = |file| fs::read_to_string(root.join(file)).unwrap_or_default();
+    (read("etc/passwd"), read("etc/group"))
 }
 
 /// The firmware's strings, by which a cloud is recognised; empty where the machine has none.

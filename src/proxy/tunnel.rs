@@ -2,11 +2,13 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
 
 use crate::audit::event::Outcome;
+use crate::caller::Why;
 use crate::cloud::{Door, Endpoint};
 use crate::policy::{Mode, Passage, Policy};
 
@@ -57,6 +59,17 @@ pub async fn run(
     }
 }
 
+/// How long a client may take to say its first word or to leave; a service that speaks first comes this much later.
+const FIRST_WORD: Duration = Duration::from_millis(100);
+
+/// Whether the client connected and went away: it has asked nothing, as behind a door where the guard can read. So does
+/// `imds-guard verify`. Who only ends its half of the connection is still there.
+async fn has_left_without_a_word(worker: &Worker, identity: &Identity, client: &TcpStream) -> bool {
+    let first = tokio::time::timeout(FIRST_WORD, client.peek(&mut [0])).await;
+    let is_silent = matches!(first, Ok(Ok(0) | Err(_)));
+    is_silent && matches!(worker.diag.borrow_mut().stamps(identity.flow), Err(Why::NoSocket | Why::Orphan))
+}
+
 /// A door behind which the guard cannot read: the caller alone decides.
 pub async fn opaque(
     worker: &Rc<Worker>,
@@ -65,6 +78,9 @@ pub async fn opaque(
     endpoint: Endpoint,
     mut client: TcpStream,
 ) -> io::Result<()> {
+    if has_left_without_a_word(worker, identity, &client).await {
+        return Ok(());
+    }
     let asked_for_processes = policy.opaque_needs_processes(&identity.caller());
     let caller = if asked_for_processes {
         identity.caller_with_processes(worker, policy.needs_digest()).await

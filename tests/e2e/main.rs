@@ -48,4 +48,5 @@ mod session;
 mod status;
 mod tools;
 mod upstream;
+mod verify;
 mod walkthrough;

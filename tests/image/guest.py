@@ -1,6 +1,6 @@
 """Runs in the booted image: looks whether the guard was there in time, then breaks it in every way, in both modes.
 
-usage: guest.py RESULTS [only=FAULT,...] [slow=FACTOR] [upgrade=NEXT.deb,LATER.deb]
+usage: guest.py RESULTS [only=FAULT,...] [modes=MODE,...] [boot=no] [slow=FACTOR] [upgrade=NEXT.deb,LATER.deb]
 
 Writes RESULTS/verdict.json: {"pass": bool, "boot": [check...], "matrix": [row...]}. A row is one mode and one fault:
 what an unprivileged caller got while it lasted, and how long after it the guard was back. On a machine that emulates
@@ -196,6 +196,10 @@ def other_mode_reloaded_then_gone(mode):
     return fault
 
 
+def upgrade(package):
+    run("dpkg", "--force-confold", "-i", package)
+
+
 def flush():
     run("nft", "flush", "ruleset")
 
@@ -242,7 +246,7 @@ FAULTS = [
 BY_ROOT = {"table-deleted", "ruleset-flushed", "nftables-restarted", "boot-removed-binary", "boot-broken-policy",
            "boot-no-policy-at-all", "reloaded-then-gone"}
 # The listeners outlive the guard, so that in enforce nobody's connection fails, the agent's included.
-NOTHING_LOST = {"restart", "reload", "broken-policy-restart", "broken-policy-reload"}
+NOTHING_LOST = {"package-upgrade", "restart", "reload", "broken-policy-restart", "broken-policy-reload"}
 GAP = 1.0
 
 
@@ -281,7 +285,7 @@ def measure(mode, name, fault, returns, patience):
     if returns:
         # Hanging processes are noticed late; others at once.
         wanted = patience + 4
-        needs_new = name.startswith(("kill", "oom", "watchdog", "restart", "broken-policy-restart"))
+        needs_new = name.startswith(("kill", "oom", "watchdog", "restart", "package", "broken-policy-restart"))
         changed = lambda: not needs_new or show(UNIT, "NRestarts", "InvocationID") != before
         back = wait_for(lambda: changed() and is_active() and "redirect" in table(), wanted)
     prober.asks_more(10, 4)
@@ -388,6 +392,8 @@ def status(pid, *keys):
 
 
 def check_processes(check):
+    if not is_active():
+        return
     keeper, proxy = pids()
     facts = status(proxy, "Uid", "CapEff", "CapPrm", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Groups")
     uid = run("id", "-u", "imds-guard").stdout.strip()
@@ -418,11 +424,16 @@ def main():
     verdict = {"boot": [], "matrix": [], "pass": False}
     try:
         wait_for(lambda: run("systemctl", "list-jobs", "--no-legend").stdout.strip() in ("", "No jobs running."), 90)
-        verdict["boot"] = boot_checks() + check_agent()
-        for mode in ("audit", "enforce"):
+        if OPTIONS.get("boot") != "no":
+            verdict["boot"] = boot_checks() + check_agent()
+        upgrades = OPTIONS["upgrade"].split(",") if "upgrade" in OPTIONS else []
+        for mode in OPTIONS.get("modes", "audit,enforce").split(","):
             for name, fault, returns, patience in FAULTS:
                 if only is None or name in only:
                     verdict["matrix"].append(measure(mode, name, fault, returns, patience))
+            if upgrades:
+                package = upgrades.pop(0)
+                verdict["matrix"].append(measure(mode, "package-upgrade", lambda: upgrade(package), True, 1.5))
         verdict["pass"] = all(item["pass"] for item in verdict["boot"] + verdict["matrix"])
     except Exception as error:  # a verdict there must be, whatever happened
         verdict["error"] = repr(error)
