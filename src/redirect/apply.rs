@@ -16,8 +16,8 @@ use super::{Direction, Led, TABLE, Wanted};
 /// Where distributions put nft.
 const NFT_PATHS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
 
-/// How long an interactive nft may take to load a table.
-const LOAD_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an interactive nft may take to load a table: at boot the kernel may have to load its modules first.
+const LOAD_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long it may take to flush a chain of it.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);

@@ -22,6 +22,15 @@ const NFT_WITH_OWNERS: Version = (1, 0);
 /// Version 247 brought what the unit uses.
 const SYSTEMD: u32 = 247;
 
+/// Where distributions put its library, whose name tells the version.
+const SYSTEMD_LIBRARIES: [&str; 5] = [
+    "usr/lib/systemd",
+    "lib/systemd",
+    "usr/lib64/systemd",
+    "usr/lib/x86_64-linux-gnu/systemd",
+    "usr/lib/aarch64-linux-gnu/systemd",
+];
+
 /// Fewer tracked connections than this fill up on an ordinary server, and then nothing is led any more.
 const FEW_CONNECTIONS: u64 = 16_384;
 
@@ -238,8 +247,7 @@ fn cgroup2(root: &Root) -> Finding {
 
 fn systemd(root: &Root) -> Finding {
     const CHECK: &str = "systemd";
-    let libraries =
-        ["usr/lib/systemd", "lib/systemd", "usr/lib64/systemd"].map(|directory| root.names(directory));
+    let libraries = SYSTEMD_LIBRARIES.map(|directory| root.names(directory));
     let version = libraries.iter().flatten().find_map(|name| {
         let rest = name.strip_prefix("libsystemd-shared-")?;
         rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 UNIT = "imds-guard.service"
@@ -374,14 +375,16 @@ def boot_checks():
     check("no ordering cycle", not cycles, cycles)
     if Path("/run/cloud-init/status.json").exists() or Path("/var/lib/cloud/data/status.json").exists():
         wait_for(lambda: "running" not in run("cloud-init", "status").stdout, 60)
-        check("cloud-init found EC2", "Ec2" in Path("/run/cloud-init/cloud-id").read_text().title()
-              or "ec2" in run("cloud-id").stdout or "aws" in run("cloud-id").stdout, run("cloud-id").stdout)
+        check("cloud-init found EC2", run("cloud-id").stdout.strip() in ("aws", "ec2"), run("cloud-id").stdout)
         check("cloud-init is done", "status: done" in run("cloud-init", "status").stdout, run("cloud-init", "status", "--long").stdout)
         instance = Path("/var/lib/cloud/data/instance-id")
         check("cloud-init got the instance id", instance.exists() and instance.read_text().strip() == "i-0decoy")
         check("cloud-init ran the user-data", Path("/run/user-data-ran").exists())
         log = run("journalctl", "-b", "-o", "cat", "-u", UNIT).stdout
         check("cloud-init asked through the guard", "cloud-init" in log.lower() and "user-data" in log)
+    for arguments in ([], ["--image"]):
+        verified = run("imds-guard", "verify", *arguments)
+        check(" ".join(["imds-guard verify", *arguments]), verified.returncode == 0, verified.stdout + verified.stderr)
     check_processes(check)
     return checks
 
@@ -436,7 +439,7 @@ def main():
                 verdict["matrix"].append(measure(mode, "package-upgrade", lambda: upgrade(package), True, 1.5))
         verdict["pass"] = all(item["pass"] for item in verdict["boot"] + verdict["matrix"])
     except Exception as error:  # a verdict there must be, whatever happened
-        verdict["error"] = repr(error)
+        verdict["error"] = repr(error) + "\n" + traceback.format_exc()
     (results / "verdict.json").write_text(json.dumps(verdict, indent=1))
     (results / "journal.txt").write_text(run("journalctl", "-b", "--no-pager", "-o", "short-monotonic").stdout)
 
