@@ -22,6 +22,9 @@ bench-learn:
 packages:
 	@bash scripts/packages.sh
 
-# A Debian image that boots with the guard, without a virtual machine's help: see docs/image.md.
-image-test:
-	@cargo build --quiet --bin imds-guard && bash scripts/image-test.sh boot
+# A Debian image with the package: installed, upgraded and removed, then booted by qemu (some minutes). The matrix of
+# failure directions is in `make test`. See docs/image.md.
+image-test: packages
+	@bash scripts/needs.sh image
+	@bash scripts/image-test.sh packages target/packages/imds-guard_*.deb target/packages/imds-guard-*.rpm
+	@bash scripts/image-test.sh qemu target/packages/imds-guard_*.deb
