@@ -1,8 +1,8 @@
 """Asks for the machine's credentials again and again, and writes what came of it, one JSON line for each attempt.
 
-usage: probe.py OUTPUT [PATH [THREADS]]
+usage: probe.py OUTPUT [PATH [THREADS [SECONDS]]]
 
-Ends on SIGTERM. Each attempt is a new connection; what is over within a second is judged, like an SDK's. One thread
+Ends on SIGTERM. Each attempt is a new connection; what is over within SECONDS (1) is judged, like an SDK's. One thread
 pauses between its attempts; several do not.
 """
 
@@ -14,7 +14,7 @@ import threading
 import time
 
 ADDRESS = ("169.254.169.254", 80)
-PATIENCE = 1.0
+PATIENCE = float(sys.argv[4]) if len(sys.argv) > 4 else 1.0
 PAUSE = 0.02
 
 
