@@ -31,7 +31,7 @@ fn socket(line: &str) -> Option<Socket> {
 
 /// Hexadecimal: words of four bytes in the machine's own order, and the port.
 fn address(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.split_once(':')?;
+    let (ip, port) = text.split_once(':').filter(|(ip, _)| ip.len() % 8 == 0)?;
     let words: Option<Vec<[u8; 4]>> = (0..ip.len() / 8)
         .map(|word| Some(u32::from_str_radix(ip.get(word * 8..word * 8 + 8)?, 16).ok()?.to_ne_bytes()))
         .collect();
