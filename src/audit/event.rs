@@ -130,6 +130,8 @@ pub struct Event<'a> {
     pub user_agent: Option<Cow<'a, str>>,
     #[serde(rename = "imds_guard.session", skip_serializing_if = "Option::is_none")]
     pub session: Option<&'static str>,
+    #[serde(rename = "imds_guard.from_memory", skip_serializing_if = "Option::is_none")]
+    pub from_memory: Option<bool>,
     #[serde(rename = "imds_guard.upgraded", skip_serializing_if = "Option::is_none")]
     pub upgraded: Option<bool>,
     #[serde(rename = "imds_guard.token.holder", skip_serializing_if = "Option::is_none")]
@@ -228,6 +230,7 @@ impl<'a> Event<'a> {
             original: None,
             user_agent: None,
             session: None,
+            from_memory: None,
             upgraded: None,
             token_holder: None,
             token_of: None,

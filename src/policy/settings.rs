@@ -24,6 +24,8 @@ pub struct Settings {
     /// The mark (`SO_MARK`) of the guard's connections to the metadata service, which the keeper then opens as root;
     /// `None` for none. For hosts whose routes let nothing else get there, as systemd-imdsd's do.
     pub upstream_mark: Option<u32>,
+    /// Whether answers that cannot change while the machine runs are given again without asking the service.
+    pub cache_constants: bool,
     /// The port that the redirect leads to. Privileged by default, so that no unprivileged process can sit on it
     /// while the guard is down and collect what callers send.
     pub port: u16,
@@ -121,6 +123,7 @@ pub(super) fn read(document: &Document, accounts: &Accounts, report: &mut Report
         audit_log_max: largest_log(document, table, report),
         audit_log_keep,
         upstream_mark: upstream_mark(document, table.upstream_mark.as_ref(), report),
+        cache_constants: cache(document, table.cache.as_ref(), report),
         port: u16::try_from(port).unwrap_or(169),
         workers: workers.and_then(|workers| u16::try_from(workers).ok()),
         self_heal: table.self_heal.unwrap_or(true),
@@ -228,6 +231,19 @@ fn audit_log(document: &Document, value: Option<&Name>, report: &mut Report<'_>)
                 &place,
             );
             AuditLog::Stdout
+        }
+    }
+}
+
+fn cache(document: &Document, value: Option<&Name>, report: &mut Report<'_>) -> bool {
+    let Some(value) = value else { return false };
+    match value.get_ref().as_str() {
+        "off" => false,
+        "constants" => true,
+        _ => {
+            let place = document.place(value.span());
+            report.error("cache", "`cache` is \"off\" or \"constants\"", &place);
+            false
         }
     }
 }

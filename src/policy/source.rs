@@ -34,6 +34,7 @@ pub(super) struct GuardTable {
     pub(super) audit_log_max: Option<Name>,
     pub(super) audit_log_keep: Option<Spanned<i64>>,
     pub(super) upstream_mark: Option<Spanned<i64>>,
+    pub(super) cache: Option<Name>,
     pub(super) port: Option<Spanned<i64>>,
     pub(super) workers: Option<Spanned<i64>>,
     pub(super) self_heal: Option<bool>,

@@ -10,6 +10,7 @@ pub mod flow;
 pub mod identity;
 pub mod keeper_line;
 pub mod limits;
+pub mod memory;
 pub mod observer;
 pub mod partial;
 pub mod pipeline;

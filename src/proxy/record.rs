@@ -43,6 +43,7 @@ struct Account {
     mode: Mode,
     judged: Option<Judged>,
     unredactable: Option<Unredactable>,
+    from_memory: bool,
     message: Option<String>,
     status: Option<u16>,
     sent: u64,
@@ -77,6 +78,7 @@ impl Exchange {
             mode: policy.mode(),
             judged: None,
             unredactable: None,
+            from_memory: false,
             message: None,
             status: None,
             sent: 0,
@@ -166,6 +168,11 @@ impl Exchange {
         response.map(|body| ReplyBody::own(body, self))
     }
 
+    /// Notes that the service was not asked for this answer.
+    pub fn remembered(&mut self) {
+        self.note(|account| account.from_memory = true);
+    }
+
     /// Notes that nothing is left of it, and why; gives the line for the caller.
     #[must_use]
     pub fn not_redacted(&mut self, why: Unredactable) -> String {
@@ -253,6 +260,7 @@ impl Finished {
             Outcome::Forwarded | Outcome::Tunnelled => "success",
             Outcome::Refused | Outcome::UpstreamFailed | Outcome::CallerLeft | Outcome::Closed => "failure",
         };
+        event.from_memory = account.from_memory.then_some(true);
         event.status = account.status;
         event.response_bytes = Some(account.sent);
         event.upstream_us = account.upstream_us;

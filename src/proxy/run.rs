@@ -139,6 +139,7 @@ fn serve(orders: &OwnedFd, start: Start, diags: Vec<SockDiag>, policy: Policy) -
         reloads: watch::Sender::new(0),
         alive_every: Duration::from_millis(alive_ms),
         sink: sink.clone(),
+        memory: Arc::default(),
         tokens: Arc::new(Tokens::new(random()?, Instant::now(), tokens::REMEMBERED)),
         census: Arc::new(Census::default()),
         draining,
@@ -211,6 +212,7 @@ fn reload(memory: OwnedFd, shared: &Shared) -> bool {
         return false;
     };
     shared.policy.store(Arc::new(compiled.policy));
+    shared.memory.clear();
     shared.reloads.send_modify(|count| *count += 1);
     change(&shared.known, |known| {
         known.policy_version = version;

@@ -1,19 +1,21 @@
 //! How a permitted request is answered: by the metadata service, as it is or with a session token of the guard's own;
-//! with the whole answer, or a part of it.
+//! with the whole answer, or a part of it; or from memory.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::caller::Caller;
-use crate::cloud::{Asked, How, Session, Spoken, TokenHolder};
+use crate::cloud::{Asked, Class, Classes, How, Session, Spoken, TokenHolder};
 use crate::policy::{Form, PartialPermit, Permit, Policy};
 use crate::redact::Unredactable;
 
 use super::connection::Connection;
+use super::memory::{self, Key, Recall, Turn};
 use super::partial::{Opened, Sealed, Unopened};
 use super::record::Exchange;
 use super::reply::{self, ReplyBody};
@@ -33,6 +35,14 @@ pub struct Service<'a> {
     pub asked: &'a Asked,
 }
 
+/// An answer to a permitted request.
+enum Answer {
+    /// As the service sends it.
+    Streams(Response<UpstreamBody>),
+    /// In hand.
+    Whole(Response<Bytes>),
+}
+
 type Answered = Result<Response<ReplyBody>, UpstreamError>;
 
 impl Service<'_> {
@@ -47,15 +57,86 @@ impl Service<'_> {
             Form::Upgraded(_, session) => Some(session),
             Form::Rebuilt(_) | Form::AsItCame(_) | Form::Tunnel => None,
         };
-        let response = match Outgoing::permitted(permit, request) {
-            Ok(outgoing) => self.ask(outgoing, session, &mut exchange).await,
+        let answer = match Outgoing::permitted(permit, request) {
+            Ok(outgoing) => match self.key_in_memory(&outgoing, session) {
+                Some(key) => self.recall(key, outgoing, &mut exchange).await,
+                None => self.ask(outgoing, session, &mut exchange).await.map(Answer::Streams),
+            },
             Err(error) => Err(error),
         };
-        match response {
+        match answer {
             Err(error) => Err(exchange.upstream_failed(error)),
             Ok(_) if !self.may_still_have(&mut exchange).await => Ok(self.refuse(reply::NO_LONGER, exchange)),
-            Ok(response) => Ok(exchange.stream(response)),
+            Ok(Answer::Streams(response)) => Ok(exchange.stream(response)),
+            Ok(Answer::Whole(response)) => Ok(exchange.deliver(response)),
         }
+    }
+
+    /// What the request's answer is called in memory, if it may be given from there: a constant that nobody needs a grant
+    /// beyond `config` for, asked for without a token or with a good one.
+    fn key_in_memory(&self, outgoing: &Outgoing, session: Option<&Arc<Session>>) -> Option<Key> {
+        let touched = &self.asked.touched;
+        let is_constant = touched.constant && touched.classes == Classes::EMPTY.with(Class::Config);
+        let is_plain = session.is_none() && self.asked.faults.is_empty() && outgoing.is_plain_read();
+        if !self.policy.settings().cache_constants || !is_constant || !is_plain {
+            return None;
+        }
+        let spoken = self.asked.spoken.as_ref();
+        if !spoken.is_none_or(|spoken| self.would_be_taken(spoken)) {
+            return None;
+        }
+        let token_header = spoken.map(|spoken| spoken.session.token_header.as_str());
+        Some(Key::of(self.asked.endpoint, outgoing.request(), token_header))
+    }
+
+    /// Whether the service would take the request's token. The guard knows that only of tokens that were fetched by way
+    /// of it and have not expired.
+    fn would_be_taken(&self, spoken: &Spoken) -> bool {
+        match spoken.how {
+            How::Without => true,
+            How::Shows(_) => self.asked.token().is_some_and(|token| {
+                let tokens = &self.connection.worker.shared.tokens;
+                let holder = tokens.look_up(token, None, &spoken.session, Instant::now()).holder;
+                holder == TokenHolder::Foreign
+            }),
+            How::Asks | How::Malformed => false,
+        }
+    }
+
+    /// Gives what is in memory, or asks for it on behalf of everybody who asks the same at this moment.
+    async fn recall(
+        &self,
+        key: Key,
+        outgoing: Outgoing,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, UpstreamError> {
+        let kept = match self.connection.worker.shared.memory.recall(key, Instant::now()) {
+            Recall::Known(kept) => Some(kept),
+            Recall::Coming(answer) => memory::wait(answer).await,
+            Recall::Ask(turn) => return self.ask_for_all(turn, outgoing, exchange).await,
+        };
+        match kept {
+            Some(kept) => {
+                exchange.remembered();
+                Ok(Answer::Whole(kept.response()))
+            }
+            None => self.ask(outgoing, None, exchange).await.map(Answer::Streams),
+        }
+    }
+
+    async fn ask_for_all(
+        &self,
+        turn: Turn,
+        outgoing: Outgoing,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, UpstreamError> {
+        let (parts, body) = self.ask(outgoing, None, exchange).await?.into_parts();
+        if !Turn::keeps(&parts, body.size_hint().exact()) {
+            return Ok(Answer::Streams(Response::from_parts(parts, body)));
+        }
+        let whole = body.read().await.map_err(UpstreamError::Exchange)?;
+        turn.keep(parts.headers.clone(), whole.clone(), Instant::now());
+        Ok(Answer::Whole(Response::from_parts(parts, whole)))
     }
 
     /// Gives the service's answer without what the caller lacks, or nothing of it.

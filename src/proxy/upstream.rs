@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
 use http::request::Parts;
 use http::{Method as HttpMethod, Request, Response, Uri};
@@ -342,6 +342,16 @@ impl Outgoing {
         self
     }
 
+    /// The request, to be compared with others.
+    pub(super) fn request(&self) -> &Request<RequestBody> {
+        &self.0
+    }
+
+    /// Whether it is a GET that ends with its head.
+    pub(super) fn is_plain_read(&self) -> bool {
+        *self.0.method() == HttpMethod::GET && matches!(self.0.body(), RequestBody::Empty)
+    }
+
     /// A copy, if the request may be sent twice: a read without a body.
     pub(super) fn again(&self) -> Option<Self> {
         let request = &self.0;
@@ -440,6 +450,17 @@ impl UpstreamBody {
         if matches!(frame, Poll::Ready(None)) || self.incoming.is_end_stream() {
             self.learner.take().into_iter().for_each(Learner::finish);
         }
+    }
+
+    /// Reads a body whose length was announced to its end.
+    pub(super) async fn read(mut self) -> Result<Bytes, hyper::Error> {
+        let mut whole = BytesMut::new();
+        while let Some(frame) = std::future::poll_fn(|cx| self.poll_frame(cx)).await {
+            if let Ok(data) = frame?.into_data() {
+                whole.extend_from_slice(&data);
+            }
+        }
+        Ok(whole.freeze())
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

@@ -18,6 +18,7 @@ use crate::policy::Policy;
 use super::farewell::Farewell;
 use super::keeper_line::KeeperLine;
 use super::limits::{Census, Flood, LookupBudget, Roll};
+use super::memory::Memory;
 use super::observer::Known;
 use super::socket::Outbox;
 use super::tokens::Tokens;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub sink: Sink,
     /// Who fetched which session token.
     pub tokens: Arc<Tokens>,
+    /// Answers that are given again.
+    pub memory: Arc<Memory>,
     /// Connections at this moment.
     pub census: Arc<Census>,
     /// Set when the guard stops: what is under way may go on until then.

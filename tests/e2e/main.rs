@@ -36,6 +36,7 @@ mod http;
 mod identity;
 mod last_good;
 mod lifecycle;
+mod memory;
 mod negative_control;
 mod network;
 mod odd_sockets;
