@@ -8,7 +8,8 @@ use serde_json::Value;
 pub fn check(answer: &[u8]) {
     let json = withholding(Format::Json, &["/compute/userData", "/attributes/**"]);
     if let Ok(left) = redact(answer, &json) {
-        let mut wanted: Value = serde_json::from_slice(answer).expect("what is taken apart is JSON");
+        // Numbers keep their spelling, also those that no machine word holds.
+        let Ok(mut wanted) = serde_json::from_slice::<Value>(answer) else { return };
         take_out(&mut wanted, &mut Vec::new());
         let got: Value = serde_json::from_slice(&left).expect("what is left is JSON");
         let mut again = got.clone();
