@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 
 use imds_guard::cloud::table::table;
+use imds_guard::cloud::tls::TlsAt;
 use imds_guard::cloud::{Asked, Catalogue, CatalogueError, Class, Classes, Dmi, Door, Endpoint, Selection};
 use imds_guard::request::{Fault, Gate, Limits, RawHead, Step, Strictness};
 
@@ -203,6 +204,27 @@ fn doors_are_http_only_where_everybody_agrees() {
     assert_eq!(named(&["gcp", "exoscale"]).door(grpc), Door::Either);
     assert_eq!(named(&["all"]).door(plain), Door::Http);
     assert_eq!(gcp.door(at("192.0.2.1:80")), Door::Opaque);
+}
+
+#[test]
+fn tls_is_spoken_only_where_one_family_of_clouds_may_be_meant() {
+    let tls = |names: &[&str], endpoint| match named(names).upstream_tls(endpoint) {
+        TlsAt::Nowhere => "nowhere".to_owned(),
+        TlsAt::Uncertain => "uncertain".to_owned(),
+        TlsAt::Sure(tls) => tls.server_name.clone(),
+    };
+    let v6 = at("[fd20:ce::254]:80");
+    assert_eq!(tls(&["gcp"], shared()), "metadata.google.internal");
+    assert_eq!(tls(&["gcp"], v6), "metadata.google.internal");
+    assert_eq!(tls(&["ibm"], shared()), "api.metadata.cloud.ibm.com");
+    assert_eq!(tls(&["aws"], shared()), "nowhere");
+    assert_eq!(tls(&["gcp"], at("169.254.169.254:443")), "nowhere");
+    for several in [&["gcp", "ibm"][..], &["aws", "gcp"], &["all"]] {
+        assert_eq!(tls(several, shared()), "uncertain");
+    }
+    assert_eq!(tls(&["all"], v6), "metadata.google.internal");
+    assert_eq!(named(&["all"]).sure_tls().map(|tls| tls.port), Some(443));
+    assert!(named(&["aws", "azure"]).sure_tls().is_none());
 }
 
 #[test]

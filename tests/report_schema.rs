@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use imds_guard::audit::event::{Action, Event, Outcome, ProcessSource, Severity, TECHNIQUE};
+use imds_guard::audit::event::{Action, Event, Outcome, ProcessSource, Severity, TECHNIQUE, UpstreamTls};
 use imds_guard::cloud::{Class, TokenHolder};
 use serde_json::Value;
 
@@ -101,6 +101,16 @@ fn events_fit_the_schema() {
         Outcome::Closed,
     ] {
         event.result = Some(result);
+        check(&event);
+    }
+    for tls in [
+        UpstreamTls::Established,
+        UpstreamTls::Declined,
+        UpstreamTls::NoCertificate,
+        UpstreamTls::Bootstrap,
+        UpstreamTls::Failed,
+    ] {
+        event.upstream_tls = Some(tls);
         check(&event);
     }
     for source in [ProcessSource::Cached, ProcessSource::Skipped] {

@@ -53,6 +53,22 @@ pub enum Outcome {
     Closed,
 }
 
+/// How the guard asked the service, where the policy wants TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpstreamTls {
+    /// Over TLS.
+    Established,
+    /// Not over TLS: the service does not speak it, or not with this machine.
+    Declined,
+    /// Not over TLS: the certificates are not there.
+    NoCertificate,
+    /// Not over TLS: this is where the client's certificate comes from.
+    Bootstrap,
+    /// Not at all.
+    Failed,
+}
+
 /// Where the process fields come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -138,6 +154,8 @@ pub struct Event<'a> {
     pub token_holder: Option<TokenHolder>,
     #[serde(rename = "imds_guard.token.fetched_by", skip_serializing_if = "Option::is_none")]
     pub token_of: Option<Cow<'a, str>>,
+    #[serde(rename = "imds_guard.upstream.tls", skip_serializing_if = "Option::is_none")]
+    pub upstream_tls: Option<UpstreamTls>,
     #[serde(rename = "http.response.status_code", skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     #[serde(rename = "http.request.body.bytes", skip_serializing_if = "Option::is_none")]
@@ -234,6 +252,7 @@ impl<'a> Event<'a> {
             upgraded: None,
             token_holder: None,
             token_of: None,
+            upstream_tls: None,
             status: None,
             request_bytes: None,
             response_bytes: None,

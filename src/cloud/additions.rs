@@ -115,6 +115,7 @@ impl Cloud {
             long_poll: Vec::new(),
             version_query: Vec::new(),
             session: None,
+            upstream_tls: None,
             resources: Vec::new(),
             refusals: Refusals::neutral(),
             never_intercept: Vec::new(),

@@ -341,7 +341,7 @@ impl Catalogue {
         }
     }
 
-    fn serving(&self, endpoint: Endpoint) -> impl Iterator<Item = &Cloud> {
+    pub(super) fn serving(&self, endpoint: Endpoint) -> impl Iterator<Item = &Cloud> {
         let serving = self.index.doorway(endpoint).map_or(0, |doorway| doorway.serving);
         self.clouds
             .iter()

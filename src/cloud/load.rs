@@ -13,8 +13,9 @@ use super::refusal::{RefusalError, Refusals};
 use super::service::{Cloud, Condition, HeaderTest, NeverIntercept, Resource, Served};
 use super::session::Session;
 use super::source::{
-    CloudFile, EndpointEntry, HeaderEntry, NeverEntry, QueryEntry, ResourceEntry, SessionEntry,
+    CloudFile, EndpointEntry, HeaderEntry, NeverEntry, QueryEntry, ResourceEntry, SessionEntry, TlsEntry,
 };
+use super::tls::{Roots, UpstreamTls};
 
 /// What is wrong with a cloud's file.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +88,9 @@ pub enum LoadFault {
     /// The session's path is no pattern.
     #[error("the session's path: {0}")]
     SessionPath(#[source] PatternError),
+    /// TLS at a port that no opaque endpoint has, for a name that is no host's, or with a file without an absolute path.
+    #[error("`upstream-tls` names another port, host or file than it may")]
+    Tls,
     /// What is wrong with the refusals.
     #[error("{0}")]
     Refusal(#[from] RefusalError),
@@ -110,6 +114,7 @@ fn read(id: &'static str, number: u8, text: &str) -> Result<Cloud, LoadFault> {
         signatures.push(Signature::new(entry).ok_or(LoadFault::EmptySignature)?);
     }
     let session = file.session.as_ref().map(session).transpose()?;
+    let upstream_tls = file.upstream_tls.map(|entry| tls(entry, &served, &file.hostnames)).transpose()?;
     let mut entries = file.resource;
     if let Some(other) = file.like {
         entries.extend(resources_of(other)?);
@@ -136,6 +141,7 @@ fn read(id: &'static str, number: u8, text: &str) -> Result<Cloud, LoadFault> {
         long_poll: file.long_poll,
         version_query: file.version_query,
         session: session.map(Arc::new),
+        upstream_tls,
         resources,
         refusals,
         never_intercept,
@@ -220,6 +226,20 @@ fn session(entry: &SessionEntry) -> Result<Session, LoadFault> {
         required_status: entry.required_status,
         fetch: entry.fetch.clone(),
     })
+}
+
+/// The port must be an endpoint: the proxy's sandbox lets it connect to no other.
+fn tls(entry: TlsEntry, served: &[Served], hostnames: &[String]) -> Result<UpstreamTls, LoadFault> {
+    let is_door = |one: &Served| one.endpoint.port == entry.port && one.door == Door::Opaque && one.intercept;
+    let mut files = entry.roots.iter().chain(&entry.client);
+    if !served.iter().any(is_door)
+        || !hostnames.contains(&entry.server_name)
+        || files.any(|path| !path.starts_with('/'))
+    {
+        return Err(LoadFault::Tls);
+    }
+    let TlsEntry { port, server_name, roots, client, plain } = entry;
+    Ok(UpstreamTls { port, server_name, roots: roots.map_or(Roots::System, Roots::File), client, plain })
 }
 
 fn resource(entry: ResourceEntry) -> Result<Resource, LoadFault> {

@@ -10,6 +10,7 @@
 //! * [`refusal`]: what a refused client is told, so that it gives up instead of trying again.
 //! * [`members`]: which members of an answer that mixes classes hold which.
 //! * [`session`]: session tokens, and how a request speaks of them.
+//! * [`tls`]: which services can be asked over TLS as well.
 //! * [`service`]: one cloud as its file describes it, after [`load`] found nothing wrong with it.
 
 pub mod additions;
@@ -28,6 +29,7 @@ pub mod service;
 pub mod session;
 mod source;
 pub mod table;
+pub mod tls;
 
 pub use additions::{AddedEndpoint, AddedResource};
 pub use asked::Asked;

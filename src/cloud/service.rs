@@ -13,6 +13,7 @@ use super::members::Members;
 use super::pattern::PathPattern;
 use super::refusal::Refusals;
 use super::session::Session;
+use super::tls::UpstreamTls;
 
 /// One metadata service: where it is, what it serves, how it says no.
 #[derive(Debug, Clone)]
@@ -31,6 +32,7 @@ pub struct Cloud {
     pub(super) long_poll: Vec<String>,
     pub(super) version_query: Vec<String>,
     pub(super) session: Option<Arc<Session>>,
+    pub(super) upstream_tls: Option<UpstreamTls>,
     pub(super) resources: Vec<Resource>,
     pub(super) refusals: Refusals,
     pub(super) never_intercept: Vec<NeverIntercept>,
@@ -177,6 +179,12 @@ impl Cloud {
     #[must_use]
     pub fn session(&self) -> Option<&Arc<Session>> {
         self.session.as_ref()
+    }
+
+    /// How it is asked over TLS, if it can be.
+    #[must_use]
+    pub fn tls(&self) -> Option<&UpstreamTls> {
+        self.upstream_tls.as_ref()
     }
 
     /// What it serves.

@@ -41,6 +41,7 @@ pub(super) struct CloudFile {
     #[serde(default)]
     pub version_query: Vec<String>,
     pub session: Option<SessionEntry>,
+    pub upstream_tls: Option<TlsEntry>,
     #[serde(default)]
     pub resource: Vec<ResourceEntry>,
     #[serde(default)]
@@ -104,6 +105,17 @@ pub(super) struct SessionEntry {
     /// What a request without a token is told where tokens are required.
     pub required_status: u16,
     pub fetch: Option<String>,
+}
+
+/// Without `roots`, the service's certificate is signed by somebody whom systems trust.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct TlsEntry {
+    pub port: u16,
+    pub server_name: String,
+    pub roots: Option<String>,
+    pub client: Option<String>,
+    pub plain: Option<PathPattern>,
 }
 
 #[derive(Debug, Deserialize)]

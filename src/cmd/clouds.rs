@@ -79,6 +79,9 @@ fn show(cloud: &Cloud, out: &mut impl io::Write) -> anyhow::Result<()> {
         )?;
         writeln!(out, "{}", if session.fetch.is_some() { "" } else { ", which is always" })?;
     }
+    if let Some(tls) = cloud.tls() {
+        writeln!(out, "TLS: port {}, as {}", tls.port, tls.server_name)?;
+    }
     writeln!(out)?;
     let mut shown = Table::new(&["CLASSES", "METHODS", "PATH", "WHO USUALLY NEEDS IT"], &[]);
     for row in table::table(cloud) {

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -14,10 +15,11 @@ use crate::cloud::Catalogue;
 use crate::hex;
 use crate::policy::{Accounts, Compiled, Context, Diagnostic, Policy, Source};
 
+use super::certificates::Certificates;
 use super::files::{self, FileError, Trust};
 use super::host;
 
-/// Policy files, users, groups and clouds as they were when the keeper read them.
+/// Policy files, users, groups, clouds and certificates as they were when the keeper read them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
     /// Name and text of each policy file, the main one first.
@@ -25,6 +27,7 @@ pub struct Bundle {
     passwd: String,
     group: String,
     detected: Vec<String>,
+    certificates: Option<Certificates>,
 }
 
 impl Bundle {
@@ -38,19 +41,30 @@ impl Bundle {
     pub fn read_for(root: &Path, main: &Path, trust: Trust) -> Result<Self, FileError> {
         let files = files::policy(main, trust)?.into_iter().map(|source| (source.name, source.text));
         let (passwd, group) = host::accounts_of(root);
-        Ok(Self { files: files.collect(), passwd, group, detected: Vec::new() })
+        Ok(Self { files: files.collect(), passwd, group, detected: Vec::new(), certificates: None })
     }
 
     /// These policy files with the users, groups and clouds of this moment.
     fn here(files: Vec<(String, String)>) -> Self {
         let (passwd, group) = host::accounts();
         let detected = Catalogue::detect(&host::dmi()).into_iter().map(str::to_owned).collect();
-        Self { files, passwd, group, detected }
+        Self { files, passwd, group, detected, certificates: None }
     }
 
-    /// A bundle's bytes, to be kept.
+    /// Takes in the certificates that its policy needs, as they are now.
+    pub fn certify(&mut self, policy: &Policy) {
+        self.certificates = Certificates::read(policy);
+    }
+
+    /// The certificates for TLS to the service, if the policy wants any.
+    #[must_use]
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
+    }
+
+    /// A bundle's bytes, to be kept on a disk: without the client's key, which nobody keeps for its owner.
     pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
-        Ok(serde_json::to_vec(self)?)
+        Ok(serde_json::to_vec(&Self { certificates: None, ..self.clone() })?)
     }
 
     /// The policy files of a bundle that was kept. Users and clouds are read anew: a number may be somebody else's now.
@@ -91,20 +105,30 @@ impl Bundle {
 
     /// The bundle in a memory file that can no longer be written, grown or shrunk.
     pub fn seal(&self) -> io::Result<OwnedFd> {
-        let memory = memfd_create("imds-guard-policy", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        let mut file = File::from(memory);
-        file.write_all(&self.to_bytes()?)?;
-        file.rewind()?;
-        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
-        Ok(file.into())
+        seal(self)
     }
 
     /// Reads a sealed bundle back.
     pub fn unseal(memory: OwnedFd) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        File::from(memory).read_to_end(&mut bytes)?;
-        Ok(serde_json::from_slice(&bytes)?)
+        unseal(memory)
     }
+}
+
+/// What the proxy is to have, in a memory file that can no longer be written, grown or shrunk.
+pub fn seal(what: &impl Serialize) -> io::Result<OwnedFd> {
+    let memory = memfd_create("imds-guard-policy", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(memory);
+    file.write_all(&serde_json::to_vec(what)?)?;
+    file.rewind()?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(file.into())
+}
+
+/// Reads back what was sealed.
+pub fn unseal<T: DeserializeOwned>(memory: OwnedFd) -> io::Result<T> {
+    let mut bytes = Vec::new();
+    File::from(memory).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
 }
 
 #[cfg(test)]
@@ -118,6 +142,7 @@ mod tests {
             passwd: String::new(),
             group: String::new(),
             detected: Vec::new(),
+            certificates: None,
         };
         let one = bundle(&[("/etc/imds-guard/policy.toml", "mode = \"audit\"")]).version();
         assert_eq!(one, bundle(&[("policy.toml", "mode = \"audit\"")]).version());
@@ -132,12 +157,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_holds_no_key() {
+        let mut bundle = Bundle::here(Vec::new());
+        bundle.certificates = Some(Certificates { roots: None, client: Some("a key".into()) });
+        assert!(!String::from_utf8(bundle.to_bytes().unwrap()).unwrap().contains("a key"));
+    }
+
+    #[test]
     fn a_sealed_bundle_reads_back_and_cannot_be_changed() {
         let bundle = Bundle {
             files: vec![("policy.toml".into(), "mode = \"audit\"".into())],
             passwd: "root:x:0:0::/:".into(),
             group: String::new(),
             detected: vec!["gcp".into()],
+            certificates: Some(Certificates { roots: None, client: Some("a key".into()) }),
         };
         let sealed = bundle.seal().unwrap();
         let mut writer = File::from(sealed.try_clone().unwrap());

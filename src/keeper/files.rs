@@ -29,19 +29,21 @@ pub enum FileError {
         #[source]
         cause: io::Error,
     },
-    /// Somebody other than root could have written the policy.
-    #[error("{} {what}: a policy must be owned by root and writable by nobody else", path.display())]
+    /// Somebody other than root could have written it.
+    #[error("{} {what}: it must be owned by root and writable by nobody else", path.display())]
     Untrusted {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         what: &'static str,
     },
-    /// The policy file is too large.
-    #[error("{} is larger than 8 MiB", path.display())]
+    /// The file is too large.
+    #[error("{} is larger than {} KiB", path.display(), limit >> 10)]
     TooLarge {
         /// The file.
         path: PathBuf,
+        /// How large it may be, in bytes.
+        limit: u64,
     },
     /// The audit log could not be opened.
     #[error("cannot open the audit log {}", path.display())]
@@ -52,6 +54,14 @@ pub enum FileError {
         #[source]
         cause: io::Error,
     },
+}
+
+impl FileError {
+    /// Whether there is no such file.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Read { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// Whether files must be owned by root: they must for a guard that runs, and need not for a check of a draft.
@@ -89,6 +99,15 @@ fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, FileError> {
 }
 
 fn read_policy(path: &Path, trust: Trust) -> Result<Source, FileError> {
+    Ok(Source { name: path.display().to_string(), text: read_text(path, trust, POLICY_BYTES)? })
+}
+
+/// The text of a file of root's that nobody else can write.
+pub fn trusted_text(path: &Path, limit: u64) -> Result<String, FileError> {
+    read_text(path, Trust::RootOnly, limit)
+}
+
+fn read_text(path: &Path, trust: Trust, limit: u64) -> Result<String, FileError> {
     let unreadable = |cause| FileError::Read { path: path.to_owned(), cause };
     let mut options = OpenOptions::new();
     options.read(true);
@@ -102,16 +121,16 @@ fn read_policy(path: &Path, trust: Trust) -> Result<Source, FileError> {
         // On the open descriptor: between a check of the path and its opening the file could be exchanged.
         trusted(&metadata).map_err(|what| FileError::Untrusted { path: path.to_owned(), what })?;
     }
-    if metadata.len() > POLICY_BYTES {
-        return Err(FileError::TooLarge { path: path.to_owned() });
+    if metadata.len() > limit {
+        return Err(FileError::TooLarge { path: path.to_owned(), limit });
     }
     let mut text = String::new();
-    let read = file.take(POLICY_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    let read = file.take(limit + 1).read_to_string(&mut text).map_err(unreadable)?;
     // A device says that it has no length.
-    if u64::try_from(read).is_ok_and(|read| read > POLICY_BYTES) {
-        return Err(FileError::TooLarge { path: path.to_owned() });
+    if u64::try_from(read).is_ok_and(|read| read > limit) {
+        return Err(FileError::TooLarge { path: path.to_owned(), limit });
     }
-    Ok(Source { name: path.display().to_string(), text })
+    Ok(text)
 }
 
 fn nonblocking() -> i32 {

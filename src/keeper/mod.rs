@@ -3,6 +3,7 @@
 
 pub mod answers;
 pub mod bundle;
+pub mod certificates;
 pub mod choice;
 pub mod error;
 pub mod files;

@@ -189,6 +189,8 @@ pub enum Order {
     Health(Health),
     /// Take the policy bundle that comes along.
     Reload,
+    /// Take the certificates for TLS to the service that come along.
+    Renew,
     /// Go on logging to the descriptor that comes along.
     Rotate(LogKind),
     /// Accept nothing more, finish what is under way within this many milliseconds, and end.

@@ -12,7 +12,8 @@ use crate::audit::Destination;
 use crate::observe::Health;
 use crate::redirect::Interface;
 
-use super::bundle::Bundle;
+use super::bundle::{self, Bundle};
+use super::certificates::Certificates;
 use super::protocol::{self, LogKind, Order, Peer};
 use super::status::StatusDoors;
 
@@ -113,6 +114,11 @@ impl ProxyProcess {
     /// Hands over a new policy.
     pub fn reload(&self, bundle: &Bundle) -> io::Result<()> {
         self.order(&Order::Reload, &[bundle.seal()?.as_fd()])
+    }
+
+    /// Hands over certificates for TLS to the service.
+    pub fn renew(&self, certificates: Option<&Certificates>) -> io::Result<()> {
+        self.order(&Order::Renew, &[bundle::seal(&certificates)?.as_fd()])
     }
 
     /// Hands over a new audit log.

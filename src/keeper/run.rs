@@ -25,6 +25,7 @@ use crate::redirect::{Direction, Led, Wanted, ruleset};
 
 use super::answers::Oracle;
 use super::bundle::Bundle;
+use super::certificates::{CertificateWatch, Certificates};
 use super::choice::{self, Chosen};
 use super::error::{KeeperError, report};
 use super::files::{self, Trust};
@@ -86,6 +87,7 @@ struct Keeper {
     policy: Policy,
     /// Why it is the last good policy that is in force, and not the one in its file.
     stand_in: Option<String>,
+    certificates: CertificateWatch,
     log: Destination,
     rotation: Option<Rotation>,
     /// Kept open, though the proxy accepts: connections that arrive while a proxy ends are not refused.
@@ -109,7 +111,9 @@ struct Keeper {
 impl Keeper {
     fn start(config: &Path, state: State, signals: SignalFd, kept: &mut Kept) -> Result<Self, KeeperError> {
         raise_descriptor_limit();
-        let Chosen { bundle, policy, stand_in } = choice::choose(config, &state)?;
+        let Chosen { mut bundle, policy, stand_in } = choice::choose(config, &state)?;
+        let certificates = CertificateWatch::of(&policy);
+        bundle.certify(&policy);
         let role = role(&policy)?;
         let nft = Nft::find()?;
         let mut log = files::audit_log(&policy.settings().audit_log)?;
@@ -153,6 +157,7 @@ impl Keeper {
             rotation: Rotation::of(policy.settings()),
             policy,
             stand_in,
+            certificates,
             log,
             listeners: listeners.all,
             proxy,
@@ -199,6 +204,9 @@ impl Keeper {
             if events.addresses {
                 self.follow_addresses();
             }
+            if self.certificates.notices() {
+                self.renew_certificates();
+            }
             if events.rules && self.watch.drain() {
                 self.mend();
             }
@@ -219,10 +227,13 @@ impl Keeper {
         polled.extend(self.proxy.questions().iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
         let retry = self.loaded.is_none().then_some(RETRY);
         let look = self.rotation.is_some().then_some(rotation::LOOK);
-        let timeout = watchdog.into_iter().chain(retry).chain(look).min().map(|period| Timespec {
-            tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: period.subsec_nanos().into(),
-        });
+        let timeout =
+            watchdog.into_iter().chain(retry).chain(look).chain(self.certificates.period()).min().map(
+                |period| Timespec {
+                    tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
+                    tv_nsec: period.subsec_nanos().into(),
+                },
+            );
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -261,6 +272,14 @@ impl Keeper {
             }
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "the interfaces' addresses cannot be read"),
+        }
+    }
+
+    /// Hands the proxy the certificates as they are now.
+    fn renew_certificates(&mut self) {
+        match self.proxy.renew(Certificates::read(&self.policy).as_ref()) {
+            Ok(()) => tracing::info!("the certificates for TLS to the service were read anew"),
+            Err(error) => tracing::error!(%error, "the proxy was not handed the changed certificates"),
         }
     }
 
@@ -343,14 +362,16 @@ impl Keeper {
     }
 
     fn try_reload(&mut self) -> Result<(), KeeperError> {
-        let bundle = Bundle::read(&self.config, Trust::RootOnly)?;
+        let mut bundle = Bundle::read(&self.config, Trust::RootOnly)?;
         let policy = compile(&bundle)?;
+        let certificates = CertificateWatch::of(&policy);
+        bundle.certify(&policy);
         let doors = self.doors_of(&policy)?;
         let wanted = wanted(&policy, self.wanted.guard_uid, doors)?;
         self.oracle.learn(executables(&policy))?;
         // From audit to enforce the proxy judges first; either way no request sees half of a change.
         self.proxy.reload(&bundle)?;
-        self.policy = policy;
+        (self.policy, self.certificates) = (policy, certificates);
         self.stand_in = None;
         self.rotation = Rotation::of(self.policy.settings());
         if wanted != self.wanted {

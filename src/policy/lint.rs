@@ -6,8 +6,9 @@ use super::diagnostic::{Place, Report};
 use super::draft::{Draft, DraftAgent, DraftRule};
 use super::rule::{RuleAction, both};
 use super::session::V1;
-use super::settings::Settings;
+use super::settings::{Settings, TlsUse};
 use super::shape::Document;
+use crate::cloud::tls::TlsAt;
 use crate::cloud::{Catalogue, Class, Classes, Selection};
 
 mod v1;
@@ -29,6 +30,7 @@ impl Lint<'_> {
     pub(super) fn run(&self, report: &mut Report<'_>) {
         self.grants(report);
         self.v1(report);
+        self.upstream_tls(report);
         for (id, drafted) in (0..).zip(&self.draft.agents) {
             let used =
                 self.draft.rules.iter().any(|rule| rule.agents.as_ref().is_some_and(|ids| ids.contains(&id)));
@@ -57,6 +59,40 @@ impl Lint<'_> {
                         .warning(code, message, &document.place(named.span()))
                         .help("a web application that can be made to fetch a URL is one of them; name the agents instead");
                 }
+            }
+        }
+    }
+
+    /// A machine that is detected when it boots cannot be told from here.
+    fn upstream_tls(&self, report: &mut Report<'_>) {
+        let key = self.documents.first().and_then(|main| {
+            let key = main.guard.as_ref()?.get_ref().upstream_tls.as_ref()?;
+            Some(main.place(key.span()))
+        });
+        let Some(place) = key.filter(|_| *self.selection != Selection::Auto) else { return };
+        let endpoints = self.catalogue.endpoints();
+        let any = |wanted: fn(TlsAt<'_>) -> bool| {
+            endpoints.iter().any(|endpoint| wanted(self.catalogue.upstream_tls(*endpoint)))
+        };
+        match self.settings.upstream_tls {
+            TlsUse::Off => {}
+            TlsUse::Require if any(|at| at == TlsAt::Uncertain) => report
+                .warning(
+                    "upstream-tls-uncertain",
+                    "several clouds may be meant, so nothing can be sent as required",
+                    &place,
+                )
+                .help("name the one cloud that this machine runs on"),
+            TlsUse::Prefer if any(|at| at == TlsAt::Uncertain) => report
+                .warning(
+                    "upstream-tls-uncertain",
+                    "several clouds may be meant, so TLS is not spoken where they are",
+                    &place,
+                )
+                .help("name the one cloud that this machine runs on"),
+            TlsUse::Prefer | TlsUse::Require if any(|at| at != TlsAt::Nowhere) => {}
+            TlsUse::Prefer | TlsUse::Require => {
+                report.warning("upstream-tls-has-no-effect", "no chosen cloud can be asked over TLS", &place);
             }
         }
     }

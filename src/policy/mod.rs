@@ -57,7 +57,7 @@ pub use places::{Line, Places};
 pub use reason::{ExeDoubt, Reason, Standing};
 pub use session::{BindTokens, V1};
 pub(crate) use settings::OWN_BIT;
-pub use settings::{AuditLog, GuardUser, Limits, Settings};
+pub use settings::{AuditLog, GuardUser, Limits, Settings, TlsUse};
 pub use source::Source;
 pub use trace::{AgentFit, Trace, in_container, system_unit};
 pub use unit::unit_path;

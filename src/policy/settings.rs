@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use toml::Spanned;
 
 use super::accounts::Accounts;
-use super::diagnostic::{Place, Report};
+use super::diagnostic::{Place, Report, did_you_mean};
 use super::shape::Document;
 use super::size;
 use super::source::{GuardTable, LimitsTable, Name};
@@ -39,8 +39,33 @@ pub struct Settings {
     pub status_gid: Option<u32>,
     /// The loopback address and port at which the guard shows its metrics; `None` for nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Whether the guard speaks TLS to services that can be asked over it.
+    pub upstream_tls: TlsUse,
     /// What callers may use up.
     pub limits: Limits,
+}
+
+/// Whether the guard speaks TLS to services that can be asked over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsUse {
+    /// It asks as its callers do.
+    Off,
+    /// Where the service offers TLS.
+    Prefer,
+    /// Or not at all.
+    Require,
+}
+
+impl TlsUse {
+    /// The name that policies use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+        }
+    }
 }
 
 /// The guard's own user.
@@ -130,6 +155,7 @@ pub(super) fn read(document: &Document, accounts: &Accounts, report: &mut Report
         status_socket: status_socket(document, table.status_socket.as_ref(), report),
         status_gid: status_gid(document, table, accounts, report),
         metrics: metrics(document, table.metrics.as_ref(), report),
+        upstream_tls: upstream_tls(document, table.upstream_tls.as_ref(), report),
         limits,
     }
 }
@@ -331,6 +357,19 @@ fn upstream_mark(document: &Document, value: Option<&Spanned<i64>>, report: &mut
             .help("systemd-imdsd's is 0x7FFF0815");
     }
     mark
+}
+
+fn upstream_tls(document: &Document, value: Option<&Name>, report: &mut Report<'_>) -> TlsUse {
+    let Some(value) = value else { return TlsUse::Off };
+    let known = [TlsUse::Off, TlsUse::Prefer, TlsUse::Require];
+    known.into_iter().find(|known| known.name() == value.get_ref()).unwrap_or_else(|| {
+        let place = document.place(value.span());
+        let help = did_you_mean(value.get_ref(), known.into_iter().map(TlsUse::name));
+        report
+            .error("upstream-tls", "`upstream-tls` is \"off\", \"prefer\" or \"require\"", &place)
+            .maybe_help(help);
+        TlsUse::Off
+    })
 }
 
 /// An absolute path without steps upwards: what is checked (the directory's owner) must be what is opened.

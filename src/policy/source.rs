@@ -41,6 +41,7 @@ pub(super) struct GuardTable {
     pub(super) status_socket: Option<Name>,
     pub(super) status_group: Option<Ids>,
     pub(super) metrics: Option<Name>,
+    pub(super) upstream_tls: Option<Name>,
     pub(super) limits: Option<LimitsTable>,
 }
 

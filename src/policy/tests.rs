@@ -2,7 +2,7 @@
 
 use super::{
     Accounts, Action, AuditLog, Context, Decision, Diagnostic, Form, Limits, Mode, Policy, Reason, Severity,
-    Source, Verdict, diagnostic,
+    Source, Verdict, diagnostic, settings::TlsUse,
 };
 use crate::cloud::{Asked, Class, Classes, Endpoint, Touched};
 use crate::request::{Fault, RawHead};
@@ -223,6 +223,25 @@ fn settings_have_defaults_and_ranges() {
             assert_eq!(found, ["out-of-range"], "{key} = {value}");
         }
     }
+}
+
+#[test]
+fn tls_that_is_not_to_be_had_is_told() {
+    let codes_of = |cloud: &str, tls: &str| {
+        codes(&format!("mode = \"audit\"\ncloud = {cloud}\n[guard]\nupstream-tls = \"{tls}\"\n"))
+    };
+    for tls in ["prefer", "require"] {
+        assert_eq!(codes_of("\"gcp\"", tls), [""; 0]);
+        assert_eq!(codes_of("\"ibm\"", tls), [""; 0]);
+        assert_eq!(codes_of("\"aws\"", tls), ["upstream-tls-has-no-effect"]);
+        assert_eq!(codes_of("[\"aws\", \"gcp\"]", tls), ["upstream-tls-uncertain"]);
+        assert_eq!(codes_of("\"all\"", tls), ["upstream-tls-uncertain"]);
+        // Which cloud it will be, the machine tells when it boots.
+        assert_eq!(codes_of("\"auto\"", tls), [""; 0]);
+    }
+    assert_eq!(codes_of("\"all\"", "off"), [""; 0]);
+    assert_eq!(codes_of("\"gcp\"", "required"), ["upstream-tls"]);
+    assert_eq!(policy("mode = \"audit\"\n").settings().upstream_tls, TlsUse::Off);
 }
 
 #[test]

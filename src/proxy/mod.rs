@@ -20,6 +20,8 @@ pub mod run;
 pub mod sandbox;
 pub mod service;
 pub mod socket;
+pub mod stream;
+pub mod tls;
 pub mod tokens;
 pub mod tunnel;
 pub mod upgrade;

@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use crate::audit::event::{Action, Event, Outcome, ProcessSource, Severity, TECHNIQUE};
+use crate::audit::event::{Action, Event, Outcome, ProcessSource, Severity, TECHNIQUE, UpstreamTls};
 use crate::audit::{Slot, scrub};
 use crate::caller::stamps::Flow;
 use crate::caller::{Attribution, Processes};
@@ -48,6 +48,7 @@ struct Account {
     status: Option<u16>,
     sent: u64,
     upstream_us: Option<u64>,
+    upstream_tls: Option<UpstreamTls>,
     duration_ns: Option<u64>,
     result: Outcome,
 }
@@ -83,6 +84,7 @@ impl Exchange {
             status: None,
             sent: 0,
             upstream_us: None,
+            upstream_tls: None,
             duration_ns: None,
             result: Outcome::CallerLeft,
         };
@@ -146,9 +148,15 @@ impl Exchange {
     /// Notes that the service did not answer. Its client shall see what it would see without the guard.
     #[must_use]
     pub fn upstream_failed(mut self, error: UpstreamError) -> UpstreamError {
+        let tls = matches!(error, UpstreamError::Tls(_)).then_some(UpstreamTls::Failed);
         self.broken();
-        self.note(|account| account.message = Some(error.to_string()));
+        self.note(|account| (account.message, account.upstream_tls) = (Some(error.to_string()), tls));
         error
+    }
+
+    /// Notes whether the service was asked over TLS, where the policy wants that.
+    pub fn asked_over(&mut self, tls: Option<UpstreamTls>) {
+        self.note(|account| account.upstream_tls = tls);
     }
 
     /// Turns the service's response into the client's, which completes the record when it is out.
@@ -255,6 +263,7 @@ impl Finished {
         if let Some(message) = &account.message {
             event.message = Some(message.into());
         }
+        event.upstream_tls = account.upstream_tls;
         event.result = Some(account.result);
         event.outcome = match account.result {
             Outcome::Forwarded | Outcome::Tunnelled => "success",

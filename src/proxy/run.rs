@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustix::net::RecvFlags;
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -18,7 +18,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::audit::{Destination, Sink};
 use crate::caller::stamps::SockDiag;
-use crate::keeper::bundle::Bundle;
+use crate::keeper::bundle::{self, Bundle};
+use crate::keeper::certificates::Certificates;
 use crate::keeper::protocol::{self, LogKind, MESSAGE_BYTES, Order, Question};
 use crate::observe::{Counters, Moment};
 use crate::policy::Policy;
@@ -30,6 +31,7 @@ use super::limits::{Census, Flood, LookupBudget, Roll};
 use super::observer::{self, Ask, Doors, Known};
 use super::partial;
 use super::sandbox::{self, SandboxError};
+use super::tls::Tls;
 use super::tokens::{self, Tokens};
 use super::upgrade::OwnTokens;
 use super::upstream::Pool;
@@ -72,7 +74,8 @@ pub fn run() -> Result<(), ProxyError> {
             "this kernel has no Landlock: the proxy is held by its uid and the system-call filter alone"
         );
     }
-    serve(&orders, start, diags, policy)
+    let tls = Tls::new(&policy, start.bundle.certificates(), None).map(Arc::new);
+    serve(&orders, start, diags, policy, tls)
 }
 
 /// The first order with everything that came along.
@@ -127,7 +130,13 @@ fn destination(kind: LogKind, descriptor: OwnedFd) -> Destination {
     }
 }
 
-fn serve(orders: &OwnedFd, start: Start, diags: Vec<SockDiag>, policy: Policy) -> Result<(), ProxyError> {
+fn serve(
+    orders: &OwnedFd,
+    start: Start,
+    diags: Vec<SockDiag>,
+    policy: Policy,
+    tls: Option<Arc<Tls>>,
+) -> Result<(), ProxyError> {
     let Start { bundle, log, listeners, doors, channels, alive_ms, .. } = start;
     let (sink, writer) = Sink::start(log)?;
     let (drain, draining) = watch::channel(None);
@@ -135,6 +144,7 @@ fn serve(orders: &OwnedFd, start: Start, diags: Vec<SockDiag>, policy: Policy) -
     let shared = Arc::new(Shared {
         policy: ArcSwap::from_pointee(policy),
         known: ArcSwap::from_pointee(Known::at_start(bundle.version())),
+        tls: ArcSwapOption::new(tls),
         interfaces: ArcSwap::default(),
         reloads: watch::Sender::new(0),
         alive_every: Duration::from_millis(alive_ms),
@@ -192,6 +202,7 @@ fn obey(orders: &OwnedFd, shared: &Shared) -> Duration {
                     let _ = protocol::send(orders, &Question::Reloaded { count: reloads }.encode(0), &[]);
                 }
             }
+            (Order::Renew, Some(memory)) => renew(memory, shared),
             (Order::Interfaces(interfaces), None) => shared.interfaces.store(Arc::new(interfaces)),
             (Order::Health(health), None) => change(&shared.known, |known| known.health = health),
             (Order::Rotate(kind), Some(descriptor)) => shared.sink.redirect(destination(kind, descriptor)),
@@ -205,17 +216,17 @@ fn obey(orders: &OwnedFd, shared: &Shared) -> Duration {
 /// The keeper has compiled this very policy before; one that fails here would be a difference between two
 /// processes of one program, and the old policy stays.
 fn reload(memory: OwnedFd, shared: &Shared) -> bool {
-    let compiled =
-        Bundle::unseal(memory).ok().and_then(|bundle| Some((bundle.version(), bundle.compile().ok()?)));
-    let Some((version, compiled)) = compiled else {
+    let compiled = Bundle::unseal(memory).ok().and_then(|bundle| Some((bundle.compile().ok()?, bundle)));
+    let Some((compiled, bundle)) = compiled else {
         tracing::error!("the reloaded policy does not compile here; the old one stays in force");
         return false;
     };
+    change_tls(&compiled.policy, bundle.certificates(), shared);
     shared.policy.store(Arc::new(compiled.policy));
     shared.memory.clear();
     shared.reloads.send_modify(|count| *count += 1);
     change(&shared.known, |known| {
-        known.policy_version = version;
+        known.policy_version = bundle.version();
         known.policy_loaded = Moment::now();
         known.reloads += 1;
     });
@@ -227,6 +238,18 @@ fn change(known: &ArcSwap<Known>, how: impl FnOnce(&mut Known)) {
     let mut changed = Known::clone(&known.load());
     how(&mut changed);
     known.store(Arc::new(changed));
+}
+
+fn renew(memory: OwnedFd, shared: &Shared) {
+    match bundle::unseal::<Option<Certificates>>(memory) {
+        Ok(certificates) => change_tls(&shared.policy.load(), certificates.as_ref(), shared),
+        Err(error) => tracing::error!(%error, "the renewed certificates cannot be read"),
+    }
+}
+
+fn change_tls(policy: &Policy, certificates: Option<&Certificates>, shared: &Shared) {
+    let before = shared.tls.load_full();
+    shared.tls.store(Tls::new(policy, certificates, before.as_deref()).map(Arc::new));
 }
 
 /// Bytes that no other run is likely to have, and that nobody can guess.

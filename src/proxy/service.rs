@@ -184,6 +184,7 @@ impl Service<'_> {
             }
             None => upstream::send(worker, route, owner, outgoing).await?,
         };
+        exchange.asked_over(response.body().tls());
         remember_tokens(connection, self.asked, &mut response);
         Ok(response)
     }

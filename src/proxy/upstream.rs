@@ -22,12 +22,14 @@ use hyper::client::conn::http1::{self, Connection, SendRequest};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
+use crate::audit::event::UpstreamTls as Told;
 use crate::cloud::{Endpoint, Proof, Session, Withholding};
 use crate::policy::{Form, PartialPermit, Passage, Permit};
 use crate::request::{BodyKind, names};
 
 use super::partial;
-use super::socket::Socket;
+use super::stream::{Carrier, Stream};
+use super::tls::{self, TlsError, Way};
 use super::tokens::Learner;
 use super::worker::Worker;
 
@@ -47,6 +49,9 @@ pub enum UpstreamError {
     /// The connection failed before there was a response.
     #[error("the metadata service did not answer")]
     Exchange(#[source] hyper::Error),
+    /// The policy wants TLS, and there is none.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The request has no head that could be sent.
     #[error("the request has no head")]
     Unreadable,
@@ -76,8 +81,25 @@ pub struct Route {
 }
 
 impl Route {
-    /// Opens a connection: the guard's own, or one that the keeper opens. Private to this room, which takes permits.
-    async fn open(&self, worker: &Worker) -> io::Result<TcpStream> {
+    /// Opens a connection, and gives the way that it took. Private to this room, which takes permits.
+    async fn open(self, worker: &Worker, way: Way) -> Result<(Stream, Way), UpstreamError> {
+        let way = match way {
+            Way::Plain(_) => way,
+            Way::Tls(tls) => {
+                let door = Self { to: tls.door_of(self.to), ..self };
+                match tls.shake(door.dial(worker)).await {
+                    Ok(stream) => return Ok((Stream::Tls(Box::new(stream)), Way::Tls(tls))),
+                    Err(TlsError::NotOffered) if tls.has_another_way() => tls.decline(self.to),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        };
+        let stream = self.dial(worker).await.map_err(UpstreamError::Connect)?;
+        Ok((Stream::Plain(stream), way))
+    }
+
+    /// The guard's own connection, or one that the keeper opens.
+    async fn dial(&self, worker: &Worker) -> io::Result<TcpStream> {
         let stream = match self.proof {
             Proof::None if self.needs_mark(worker) => worker.keeper.connect(self.to, false).await?,
             Proof::None => TcpStream::connect(self.to).await?,
@@ -97,17 +119,20 @@ impl Route {
     }
 }
 
+/// Whose connections may be used for a request, and over which TLS: [`Way::generation`].
+type Key = (Owner, Option<u64>);
+
 /// Idle upstream connections of one worker.
 #[derive(Default)]
 pub struct Pool {
-    idle: HashMap<Owner, Vec<(Link, Instant)>>,
+    idle: HashMap<Key, Vec<(Link, Instant)>>,
     count: usize,
 }
 
 impl Pool {
-    /// The connection that was used last, if one is still open.
-    fn take(&mut self, owner: &Owner) -> Option<Link> {
-        let links = self.idle.get_mut(owner)?;
+    /// The connection of this owner and this way that was used last, if one is still open.
+    fn take(&mut self, owner: Owner, way: &Way) -> Option<Link> {
+        let links = self.idle.get_mut(&(owner, way.generation()))?;
         while let Some((mut link, _)) = links.pop() {
             self.count -= 1;
             if link.is_open() {
@@ -121,7 +146,7 @@ impl Pool {
         if self.count >= IDLE_IN_ALL {
             return;
         }
-        let links = self.idle.entry(owner).or_default();
+        let links = self.idle.entry((owner, link.way.generation())).or_default();
         if links.len() < IDLE_PER_CALLER {
             links.push((link, Instant::now()));
             self.count += 1;
@@ -144,23 +169,24 @@ impl Pool {
     }
 }
 
-type Driver = Connection<Socket, RequestBody>;
+type Driver = Connection<Carrier, RequestBody>;
 
 /// One connection to the metadata service.
 struct Link {
     sender: SendRequest<RequestBody>,
     driver: Option<Pin<Box<Driver>>>,
+    way: Way,
 }
 
 impl Link {
-    async fn connect(worker: &Worker, route: Route) -> Result<Self, UpstreamError> {
-        let stream = route.open(worker).await.map_err(UpstreamError::Connect)?;
+    async fn connect(worker: &Worker, route: Route, way: Way) -> Result<Self, UpstreamError> {
+        let (stream, way) = route.open(worker, way).await?;
         let (sender, driver) = http1::Builder::new()
             .preserve_header_case(true)
-            .handshake(Socket::new(stream, Rc::clone(&worker.outbox)))
+            .handshake(stream.carried_by(&worker.outbox))
             .await
             .map_err(UpstreamError::Exchange)?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)) })
+        Ok(Self { sender, driver: Some(Box::pin(driver)), way })
     }
 
     /// Lets the connection do what it can; whether it has ended.
@@ -181,8 +207,9 @@ impl Link {
     /// Sends one request and waits for the head of its response. Gives the request back if nothing of it was sent.
     async fn exchange(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, (UpstreamError, Option<Request<RequestBody>>)> {
+        let host = self.way.tls().and_then(|tls| tls.address(&mut request));
         let mut response = std::pin::pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
         let outcome = std::future::poll_fn(|cx| {
@@ -193,7 +220,13 @@ impl Link {
             }
             response.as_mut().poll(cx)
         });
-        outcome.await.map_err(|mut error| {
+        let outcome = outcome.await.map(|mut response| {
+            if let Some(tls) = self.way.tls() {
+                tls.lead_back(response.headers_mut(), host.as_ref());
+            }
+            response
+        });
+        outcome.map_err(|mut error| {
             let unsent = error.take_message();
             (UpstreamError::Exchange(error.into_error()), unsent)
         })
@@ -238,8 +271,9 @@ impl Body for RequestBody {
 }
 
 /// Opens a connection of its own for bytes that are passed on unread.
-pub async fn open_unread(worker: &Worker, _: &Passage, route: Route) -> io::Result<TcpStream> {
-    route.open(worker).await
+pub async fn open_unread(worker: &Worker, _: &Passage, route: Route) -> Result<Stream, UpstreamError> {
+    let way = tls::way(worker, route.to, None)?;
+    Ok(route.open(worker, way).await?.0)
 }
 
 /// Sends a request and waits for the head of its response.
@@ -251,10 +285,11 @@ pub(super) async fn send(
     owner: Option<Owner>,
     mut request: Outgoing,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
+    let way = tls::way(worker, route.to, Some(request.0.uri().path()))?;
     // A service that does not expect a body may take it for the next request, and would answer whoever is next: such a
     // connection serves nobody else.
     let owner_after = owner.filter(|_| request.0.body().is_end_stream());
-    let idle = owner.and_then(|owner| worker.pool.borrow_mut().take(&owner));
+    let idle = owner.and_then(|owner| worker.pool.borrow_mut().take(owner, &way));
     if let Some(mut link) = idle {
         let again = request.again();
         match link.exchange(request.0).await {
@@ -264,7 +299,17 @@ pub(super) async fn send(
             Err((error, unsent)) => request = unsent.map(Outgoing).or(again).ok_or(error)?,
         }
     }
-    let mut link = Link::connect(worker, route).await?;
+    let again = if way.may_change() { request.again() } else { None };
+    let mut link = Link::connect(worker, route, way).await?;
+    let error = match link.exchange(request.0).await {
+        Ok(response) => return Ok(streamed(worker, owner_after, link, response)),
+        Err((error, _)) => error,
+    };
+    // The service would not have this machine's certificate, and the policy leaves another way.
+    let (Some(request), Some(way)) = (again, link.way.left_after(&error, route.to)) else {
+        return Err(error);
+    };
+    let mut link = Link::connect(worker, route, way).await?;
     match link.exchange(request.0).await {
         Ok(response) => Ok(streamed(worker, owner_after, link, response)),
         Err((error, _)) => Err(error),
@@ -421,6 +466,12 @@ impl UpstreamBody {
     /// Lets somebody see what passes.
     pub(super) fn watch(&mut self, learner: Learner) {
         self.learner = Some(learner);
+    }
+
+    /// Whether it comes over TLS; `None` where the policy does not want that, or the body has ended.
+    #[must_use]
+    pub fn tls(&self) -> Option<Told> {
+        self.link.as_ref()?.way.told()
     }
 
     pub(super) fn poll_frame(

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::audit::Sink;
 use crate::caller::CgroupPath;
@@ -21,17 +21,19 @@ use super::limits::{Census, Flood, LookupBudget, Roll};
 use super::memory::Memory;
 use super::observer::Known;
 use super::socket::Outbox;
+use super::tls::Tls;
 use super::tokens::Tokens;
 use super::upgrade::OwnTokens;
 use super::upstream::Pool;
 
 /// What all workers share.
-#[derive(Debug)]
 pub struct Shared {
     /// The policy in force; a reload exchanges it, and every request loads it anew.
     pub policy: ArcSwap<Policy>,
     /// What the status tells of the policy and of the keeper.
     pub known: ArcSwap<Known>,
+    /// TLS to the service, where the policy wants it.
+    pub tls: ArcSwapOption<Tls>,
     /// The addresses of this network namespace's interfaces, each with its interface's number.
     pub interfaces: ArcSwap<Vec<(IpAddr, u32)>>,
     /// Changes with every reload: what was decided for good has to be decided again.

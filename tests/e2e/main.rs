@@ -47,6 +47,7 @@ mod reload;
 mod rotation;
 mod session;
 mod status;
+mod tls;
 mod tools;
 mod upstream;
 mod verify;

@@ -63,6 +63,12 @@ impl Policy {
         Self { everyone: classes, ..self }
     }
 
+    /// With one more line in `[guard]`.
+    pub fn guard(mut self, line: &str) -> Self {
+        let _ = writeln!(self.guard, "{line}");
+        self
+    }
+
     /// Without the listed agent.
     pub fn without_agent(self) -> Self {
         Self { more: String::new(), ..self }

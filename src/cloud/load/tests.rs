@@ -151,6 +151,10 @@ fn what_contradicts_itself_is_refused() {
     assert!(fetch("/latest/api/token", "ttl-header = \"X-TTL\"\ntoken-member = \"t\"").is_err());
     assert!(with("path = \"/*/api/token\"\nttl", "path = \"/*/api/tokens\"\nttl").contains("session"));
     assert!(with("class = \"config\"", "class = \"config\"\nport = 81").contains("port"));
+    for entry in ["port = 80", "port = 443", "port = 443\nroots = \"root.crt\""] {
+        let tls = format!("[upstream-tls]\nserver-name = \"imds.test\"\n{entry}\n\n[[detect]]");
+        assert!(fault(|good| good.replacen("[[detect]]", &tls, 1)).contains("upstream-tls"), "{entry}");
+    }
     assert!(with("class = \"config\"", "class = \"config\"\nquery = {}").contains("query"));
     assert!(with("class = \"config\"", "class = \"config\"\nquery = { a = [] }").contains("query"));
     assert!(with("class = \"config\"", "class = \"config\"\nquery = \"Recursive\"").contains("query"));
