@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use imds_guard::caller::{Attribution, Caller, Cgroup, CgroupPath, Processes, Stamps};
+use imds_guard::caller::{Attribution, Caller, Cgroup, CgroupPath, Origin, Processes, Stamps};
 use imds_guard::cloud::{Asked, Endpoint};
 use imds_guard::policy::{Accounts, Context, Policy, Source, diagnostic};
 use imds_guard::request::{Limits, RawHead};
@@ -65,7 +65,7 @@ fn action(at: usize) -> &'static str {
 fn compile(text: &str) -> Policy {
     let sources = [Source { name: "policy.toml".to_owned(), text: text.to_owned() }];
     let context =
-        Context { accounts: Accounts::parse("imds-guard:x:990:990::/:/", ""), detected: Vec::new() };
+        Context { accounts: Accounts::parse("imds-guard:x:990:990::/:/", ""), ..Context::default() };
     match Policy::compile(&sources, &context) {
         Ok(compiled) => compiled.policy,
         Err(errors) => panic!("{}", diagnostic::render(&errors, &sources, false)),
@@ -75,7 +75,7 @@ fn compile(text: &str) -> Policy {
 fn caller() -> Caller {
     let path = CgroupPath::new("/system.slice/app.service").unwrap();
     let stamps = Stamps { uid: 1000, cgroup: Cgroup { id: 7, path }, inode: 1, cookie: 1 };
-    Caller { attribution: Attribution::Stamped(stamps), processes: Processes::Skipped }
+    Caller { origin: Origin::Host, attribution: Attribution::Stamped(stamps), processes: Processes::Skipped }
 }
 
 fn head(target: &str) -> RawHead {

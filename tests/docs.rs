@@ -143,7 +143,11 @@ fn the_policies_that_pages_show_compile() {
         for block in text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
             let mode = if block.contains("mode = ") { "" } else { "mode = \"audit\"\n" };
             let source = Source { name: page.display().to_string(), text: format!("{mode}{block}") };
-            let context = Context { accounts: accounts.clone(), detected: vec!["aws-ec2".to_owned()] };
+            let context = Context {
+                accounts: accounts.clone(),
+                detected: vec!["aws-ec2".to_owned()],
+                ..Context::default()
+            };
             let compiled = Policy::compile(&[source], &context);
             assert!(compiled.is_ok(), "{}: {:#?}\n{block}", page.display(), compiled.err());
             count += 1;

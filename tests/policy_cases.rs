@@ -37,7 +37,7 @@ fn compile_for(main: &str, drop_ins: &[String], detected: &[String], accounts: A
             .enumerate()
             .map(|(at, text)| Source { name: format!("policy.d/{at}.toml"), text: text.clone() }),
     );
-    let context = Context { accounts, detected: detected.to_vec() };
+    let context = Context { accounts, detected: detected.to_vec(), ..Context::default() };
     Policy::compile(&sources, &context)
         .unwrap_or_else(|errors| panic!("{}", diagnostic::render(&errors, &sources, false)))
 }

@@ -25,7 +25,7 @@ fn shipped(path: &str) -> String {
 fn policy() -> Policy {
     let source = Source { name: "policy.toml".into(), text: shipped("policy.toml") };
     let passwd = "root:x:0:0::/:\nimds-guard:x:997:997::/:";
-    let context = Context { accounts: Accounts::parse(passwd, "imds-guard:x:997:"), detected: Vec::new() };
+    let context = Context { accounts: Accounts::parse(passwd, "imds-guard:x:997:"), ..Context::default() };
     Policy::compile(&[source], &context).unwrap().policy
 }
 

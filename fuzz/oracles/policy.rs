@@ -1,7 +1,9 @@
 //! Policies: any text compiles or tells why not; whatever compiles decides about anybody without panic, and a deny more
 //! never allows more.
 
-use imds_guard::caller::{Attribution, Caller, Cgroup, CgroupPath, Exe, Process, Processes, Stamps, Why};
+use imds_guard::caller::{
+    Attribution, Caller, Cgroup, CgroupPath, Exe, Origin, Process, Processes, Stamps, Why,
+};
 use imds_guard::cloud::{Asked, Endpoint};
 use imds_guard::policy::{Accounts, Action, Context, Decision, Policy, Source, Verdict, diagnostic};
 use imds_guard::request::{Limits, RawHead};
@@ -47,7 +49,7 @@ fn refuses(decision: Decision, asked: &Asked) -> bool {
 /// `None` if there are errors, each of which can be shown.
 fn compile(text: &str) -> Option<Policy> {
     let sources = [Source { name: "policy.toml".to_owned(), text: text.to_owned() }];
-    let context = Context { accounts: Accounts::parse(ACCOUNTS, ""), detected: Vec::new() };
+    let context = Context { accounts: Accounts::parse(ACCOUNTS, ""), ..Context::default() };
     match Policy::compile(&sources, &context) {
         Ok(compiled) => {
             drop(diagnostic::render(&compiled.warnings, &sources, false));
@@ -86,7 +88,11 @@ fn callers() -> Vec<Caller> {
         for processes in [Processes::Skipped, Processes::Unknown, Processes::Holders(vec![program.clone()])] {
             let path = CgroupPath::new(path).expect("a path");
             let stamps = Stamps { uid, cgroup: Cgroup { id: 1, path }, inode: 1, cookie: 1 };
-            callers.push(Caller { attribution: Attribution::Stamped(stamps), processes });
+            callers.push(Caller {
+                origin: Origin::Host,
+                attribution: Attribution::Stamped(stamps),
+                processes,
+            });
         }
     }
     callers

@@ -174,6 +174,18 @@ pub struct Event<'a> {
 
     #[serde(rename = "imds_guard.attribution", skip_serializing_if = "Option::is_none")]
     pub attribution: Option<&'static str>,
+    #[serde(rename = "imds_guard.origin", skip_serializing_if = "Option::is_none")]
+    pub origin: Option<&'static str>,
+    #[serde(rename = "container.id", skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    #[serde(rename = "container.runtime", skip_serializing_if = "Option::is_none")]
+    pub container_runtime: Option<&'static str>,
+    #[serde(rename = "imds_guard.container.rootless", skip_serializing_if = "Option::is_none")]
+    pub container_rootless: Option<bool>,
+    #[serde(rename = "orchestrator.type", skip_serializing_if = "Option::is_none")]
+    pub orchestrator: Option<&'static str>,
+    #[serde(rename = "orchestrator.resource.id", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
     #[serde(rename = "user.id", skip_serializing_if = "Option::is_none")]
     pub user_id: Option<String>,
     #[serde(rename = "imds_guard.cgroup", skip_serializing_if = "Option::is_none")]
@@ -261,6 +273,12 @@ impl<'a> Event<'a> {
             destination_ip: None,
             destination_port: None,
             attribution: None,
+            origin: None,
+            container_id: None,
+            container_runtime: None,
+            container_rootless: None,
+            orchestrator: None,
+            pod_uid: None,
             user_id: None,
             cgroup: None,
             unit: None,

@@ -211,6 +211,19 @@ impl Destination {
         self.append(&line)
     }
 
+    /// Appends that this many connections out of other network namespaces passed uncaught.
+    pub fn append_left_alone(&mut self, count: u64) -> io::Result<()> {
+        let mut event = Event::now(format!("keeper-{}", std::process::id()), Action::Aggregate);
+        event.outcome = "success";
+        event.reason = Some("containers-not-judged".into());
+        event.message = Some("connections of containers that were counted and left alone".into());
+        event.mode = Some("audit");
+        event.count = Some(count);
+        let mut line = Vec::new();
+        event.write(&mut line);
+        self.append(&line)
+    }
+
     /// Appends whole lines.
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         match self {

@@ -8,8 +8,10 @@
 use std::fmt;
 
 pub mod cgroup;
+pub mod container;
 pub mod executable;
 mod memory;
+pub mod namespaces;
 mod process_dir;
 pub mod processes;
 pub mod stamps;
@@ -17,6 +19,8 @@ pub mod stamps;
 /// Everything that is known about the process at the client's end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
+    /// From where the connection came.
+    pub origin: Origin,
     /// What the kernel stamped on the client's socket, or why that is not known.
     pub attribution: Attribution,
     /// The processes that hold the client's socket, if anybody looked.
@@ -24,10 +28,14 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// A caller of whom nothing is known, for the given reason.
+    /// A caller of this host of whom nothing is known, for the given reason.
     #[must_use]
     pub fn unattributed(why: Why) -> Self {
-        Self { attribution: Attribution::Unattributed(why), processes: Processes::Skipped }
+        Self {
+            origin: Origin::Host,
+            attribution: Attribution::Unattributed(why),
+            processes: Processes::Skipped,
+        }
     }
 
     /// The stamps, if the kernel's answer passed every check.
@@ -38,6 +46,17 @@ impl Caller {
             Attribution::Unattributed(_) => None,
         }
     }
+}
+
+/// From where a connection came to the guard: the listener that accepted it tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Origin {
+    /// This host's own network namespace.
+    #[default]
+    Host,
+    /// Another one, through an interface behind which containers are. What a policy says of every local process does not
+    /// mean whoever is there.
+    Container,
 }
 
 /// Whether the kernel could say who created the client's socket.
@@ -117,7 +136,7 @@ impl fmt::Display for CgroupPath {
 }
 
 /// Why the creator of a socket is not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Why {
     /// The kernel knows no such socket (the client is gone, or lives in another network namespace).
     NoSocket,
@@ -135,6 +154,10 @@ pub enum Why {
     UnknownCgroup,
     /// The question could not be asked.
     LookupFailed,
+    /// No other network namespace knows such a socket, or none that could be asked.
+    NoNamespace,
+    /// More than one network namespace knows such a socket.
+    SeveralNamespaces,
 }
 
 impl Why {
@@ -150,6 +173,8 @@ impl Why {
             Self::NoCgroup => "no-cgroup",
             Self::UnknownCgroup => "unknown-cgroup",
             Self::LookupFailed => "lookup-failed",
+            Self::NoNamespace => "no-namespace",
+            Self::SeveralNamespaces => "several-namespaces",
         }
     }
 }

@@ -73,7 +73,7 @@ fn fold(addr: SocketAddr) -> SocketAddr {
 }
 
 /// What the kernel says about one socket, after every check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RawStamps {
     /// The creator's user id.
     pub uid: u32,

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Exe, Process, Processes, Stamps, Why};
+use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Exe, Origin, Process, Processes, Stamps, Why};
 use crate::policy::Accounts;
 
 /// Who asks. What is left out is somebody's login shell.
@@ -17,6 +17,9 @@ pub struct Described {
     pub unit: Option<String>,
     /// The cgroup's path, instead of the unit.
     pub cgroup: Option<String>,
+    /// It is in another network namespace, behind an interface of `[containers]`.
+    #[serde(default)]
+    pub container: bool,
     /// The code of the reason why nothing is known of the caller.
     pub unattributed: Option<String>,
     /// What each process that holds the socket runs; an empty string is a file whose name proves nothing.
@@ -63,7 +66,8 @@ impl Described {
             None if self.unseen => Processes::Unknown,
             None => Processes::Skipped,
         };
-        Ok(Caller { attribution, processes })
+        let origin = if self.container { Origin::Container } else { Origin::Host };
+        Ok(Caller { origin, attribution, processes })
     }
 
     fn uid(&self, accounts: &Accounts) -> Result<u32, DescriptionError> {
@@ -116,6 +120,8 @@ pub fn why(code: &str) -> Result<Why, DescriptionError> {
         Why::NoCgroup,
         Why::UnknownCgroup,
         Why::LookupFailed,
+        Why::NoNamespace,
+        Why::SeveralNamespaces,
     ];
     all.into_iter()
         .find(|why| why.code() == code)

@@ -244,7 +244,7 @@ mod tests {
         let cases = Cases::parse(cases).unwrap();
         let text = "mode = \"enforce\"\ncloud = \"aws\"\n[everyone]\nallow = \"config\"\n".to_owned();
         let accounts = cases.accounts("web:x:1:1::/:/\n", "");
-        let context = Context { accounts: accounts.clone(), detected: Vec::new() };
+        let context = Context { accounts: accounts.clone(), ..Context::default() };
         let policy =
             Policy::compile(&[Source { name: "policy.toml".to_owned(), text }], &context).unwrap().policy;
         cases.case.iter().map(|case| case.check(&policy, &accounts)).collect()

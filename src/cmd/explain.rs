@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow};
 
 use super::{Complaint, Exit, input};
 use crate::caller::processes::{ProcessTable, Search};
-use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Processes, Stamps};
+use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Origin, Processes, Stamps};
 use crate::cases::described::Described;
 use crate::cases::request::{self, Url};
 use crate::cli::{ExplainArgs, LogArgs};
@@ -143,7 +143,14 @@ fn live(pid: u32, policy: &Policy) -> anyhow::Result<Caller> {
         None => Processes::Unknown,
     };
     let cgroup = Cgroup { id: 1, path: path.clone() };
-    Ok(Caller { attribution: Attribution::Stamped(Stamps { uid, cgroup, inode: 1, cookie: 1 }), processes })
+    let attribution = Attribution::Stamped(Stamps { uid, cgroup, inode: 1, cookie: 1 });
+    Ok(Caller { origin: origin(pid), attribution, processes })
+}
+
+/// Whether a process is in this network namespace. Of one in another it is supposed that the guard is led to it.
+fn origin(pid: u32) -> Origin {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    if namespace(&pid.to_string()) == namespace("self") { Origin::Host } else { Origin::Container }
 }
 
 /// A request from the log, decided again by the policy as it is now.

@@ -34,7 +34,7 @@ impl Loaded {
 pub(super) fn policy(file: &Path) -> anyhow::Result<Loaded> {
     let (passwd, group) = host::accounts();
     let detected = Catalogue::detect(&host::dmi()).into_iter().map(str::to_owned).collect();
-    policy_for(file, Context { accounts: Accounts::parse(&passwd, &group), detected })
+    policy_for(file, Context { accounts: Accounts::parse(&passwd, &group), detected, ..Context::default() })
 }
 
 /// What a policy is compiled against when logs are judged by it: this machine's users, and its clouds. Where the
@@ -45,7 +45,7 @@ pub(super) fn context_for_logs() -> Context {
     let all = || Catalogue::builtin().clouds().iter().map(|cloud| cloud.id()).collect();
     let detected = if detected.is_empty() { all() } else { detected };
     let detected = detected.into_iter().map(str::to_owned).collect();
-    Context { accounts: Accounts::parse(&passwd, &group), detected }
+    Context { accounts: Accounts::parse(&passwd, &group), detected, ..Context::default() }
 }
 
 /// Reads a policy for a machine that is described.

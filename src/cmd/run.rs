@@ -21,8 +21,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
             error::report(diagnostics, &args.config.config);
             Exit::Config
         }
-        KeeperError::Redirect(_) | KeeperError::Listen { .. } => Exit::NoPermission,
+        KeeperError::Redirect(_) | KeeperError::Listen { .. } | KeeperError::NoNamespaces => {
+            Exit::NoPermission
+        }
         KeeperError::NeedsRestart(_)
+        | KeeperError::ContainersNeedRestart
         | KeeperError::Proxy(_)
         | KeeperError::ProxyEnded(_)
         | KeeperError::System(_) => Exit::Software,

@@ -78,7 +78,8 @@ fn run_file(file: &Path, args: &TestArgs, outcomes: &mut Vec<Outcome>) -> anyhow
             some => some,
         };
         if !compiled.contains_key(detected) {
-            let context = Context { accounts: accounts.clone(), detected: detected.to_vec() };
+            let context =
+                Context { accounts: accounts.clone(), detected: detected.to_vec(), ..Context::default() };
             let fresh = input::compile(&sources, &context, policy)?;
             if let Some(miss) = warnings(&cases, &fresh.warnings) {
                 let case = "the policy's warnings".to_owned();

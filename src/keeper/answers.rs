@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::caller::cgroup::CgroupTree;
+use crate::caller::namespaces::{self, Namespaces};
 use crate::caller::processes::{ProcessTable, Search};
+use crate::caller::stamps::Flow;
 use crate::caller::{CgroupPath, Process};
 
 use super::protocol::{Answer, Question};
@@ -22,15 +24,19 @@ pub struct Oracle {
     tree: Option<CgroupTree>,
     paths: HashMap<u64, CgroupPath>,
     processes: ProcessTable,
+    /// Only where containers are configured.
+    namespaces: Option<Namespaces>,
 }
 
 impl Oracle {
-    /// An oracle that knows executables by these paths, which the policy names.
-    pub fn new(executables: Vec<PathBuf>) -> io::Result<Self> {
+    /// An oracle that knows executables by these paths, which the policy names. Whether it also knows of other network
+    /// namespaces takes capabilities, and is decided once.
+    pub fn new(executables: Vec<PathBuf>, with_containers: bool) -> io::Result<Self> {
         let tree = CgroupTree::find()
             .inspect_err(|error| tracing::warn!(%error, "callers have no cgroup here"))
             .ok();
-        Ok(Self { tree, paths: HashMap::new(), processes: ProcessTable::new(executables)? })
+        let namespaces = with_containers.then(Namespaces::new).transpose()?;
+        Ok(Self { tree, paths: HashMap::new(), processes: ProcessTable::new(executables)?, namespaces })
     }
 
     /// Knows executables by these paths from now on. What it knows of cgroups stays: a keeper that runs may no longer
@@ -38,6 +44,15 @@ impl Oracle {
     pub fn learn(&mut self, executables: Vec<PathBuf>) -> io::Result<()> {
         self.processes = ProcessTable::new(executables)?;
         Ok(())
+    }
+
+    /// Lets go of network namespaces that nobody lives in any more. When that is to be done again, if at all.
+    pub fn review(&mut self) -> Option<Duration> {
+        self.namespaces
+            .as_mut()
+            .filter(|namespaces| namespaces.has_any())?
+            .review()
+            .then_some(namespaces::REVIEW)
     }
 
     /// The answer to a question; never an error, since the proxy can do nothing about one.
@@ -58,6 +73,10 @@ impl Oracle {
                     until,
                 }))
             }
+            Question::Foreign { client, original } => match &mut self.namespaces {
+                Some(namespaces) => Answer::Foreign(namespaces.stamps(Flow::new(client, original))),
+                None => Answer::Refused,
+            },
             Question::Connect { .. } | Question::Ready | Question::Alive | Question::Reloaded { .. } => {
                 Answer::Refused
             }

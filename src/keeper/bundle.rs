@@ -28,6 +28,7 @@ pub struct Bundle {
     group: String,
     detected: Vec<String>,
     certificates: Option<Certificates>,
+    uplinks: Vec<String>,
 }
 
 impl Bundle {
@@ -41,14 +42,21 @@ impl Bundle {
     pub fn read_for(root: &Path, main: &Path, trust: Trust) -> Result<Self, FileError> {
         let files = files::policy(main, trust)?.into_iter().map(|source| (source.name, source.text));
         let (passwd, group) = host::accounts_of(root);
-        Ok(Self { files: files.collect(), passwd, group, detected: Vec::new(), certificates: None })
+        Ok(Self {
+            files: files.collect(),
+            passwd,
+            group,
+            detected: Vec::new(),
+            uplinks: Vec::new(),
+            certificates: None,
+        })
     }
 
     /// These policy files with the users, groups and clouds of this moment.
     fn here(files: Vec<(String, String)>) -> Self {
         let (passwd, group) = host::accounts();
         let detected = Catalogue::detect(&host::dmi()).into_iter().map(str::to_owned).collect();
-        Self { files, passwd, group, detected, certificates: None }
+        Self { files, passwd, group, detected, uplinks: host::uplinks(), certificates: None }
     }
 
     /// Takes in the certificates that its policy needs, as they are now.
@@ -100,7 +108,11 @@ impl Bundle {
     }
 
     fn context(&self) -> Context {
-        Context { accounts: Accounts::parse(&self.passwd, &self.group), detected: self.detected.clone() }
+        Context {
+            accounts: Accounts::parse(&self.passwd, &self.group),
+            detected: self.detected.clone(),
+            uplinks: self.uplinks.clone(),
+        }
     }
 
     /// The bundle in a memory file that can no longer be written, grown or shrunk.
@@ -143,6 +155,7 @@ mod tests {
             group: String::new(),
             detected: Vec::new(),
             certificates: None,
+            uplinks: Vec::new(),
         };
         let one = bundle(&[("/etc/imds-guard/policy.toml", "mode = \"audit\"")]).version();
         assert_eq!(one, bundle(&[("policy.toml", "mode = \"audit\"")]).version());
@@ -171,6 +184,7 @@ mod tests {
             group: String::new(),
             detected: vec!["gcp".into()],
             certificates: Some(Certificates { roots: None, client: Some("a key".into()) }),
+            uplinks: vec!["ens5".into()],
         };
         let sealed = bundle.seal().unwrap();
         let mut writer = File::from(sealed.try_clone().unwrap());

@@ -53,6 +53,12 @@ pub enum KeeperError {
     /// The policy has endpoints that the running guard has no listener for.
     #[error("{0} was not guarded when the guard started: restart it")]
     NeedsRestart(Endpoint),
+    /// The running guard has neither listeners nor the capability for containers.
+    #[error("[containers] was not there when the guard started: restart it")]
+    ContainersNeedRestart,
+    /// Without the capability no container could be told from another.
+    #[error("[containers] needs CAP_SYS_ADMIN, to look into other network namespaces: let the unit have it")]
+    NoNamespaces,
     /// The system failed.
     #[error("the system refused: {0}")]
     System(#[from] io::Error),

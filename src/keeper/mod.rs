@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod choice;
 pub mod error;
 pub mod files;
+mod guestbook;
 pub mod host;
 pub mod listeners;
 pub mod plan;

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cloud::Proof;
-use crate::policy::Policy;
-use crate::redirect::{Led, Wanted, interfaces, ruleset};
+use crate::policy::{Mode, Policy};
+use crate::redirect::{Guests, Led, Wanted, interfaces, ruleset};
 
 use super::bundle::Bundle;
 use super::error::KeeperError;
+use super::host;
 use super::proxy::Role;
 
 /// The policy that the files say, its warnings told.
@@ -39,11 +40,28 @@ pub(super) fn beat_period() -> Option<Duration> {
 /// The redirect that a policy asks for.
 pub fn wanted_by(policy: &Policy) -> Result<Wanted, KeeperError> {
     let doors = ruleset::lead(&policy.catalogue().endpoints(), policy.settings().port);
-    wanted(policy, role(policy)?.uid, doors)
+    let guests = guests(policy, ruleset::lead_guests(&doors));
+    wanted(policy, role(policy)?.uid, doors, guests)
+}
+
+/// What becomes of connections out of other network namespaces: where anything is refused they have to be judged.
+pub(super) fn guests(policy: &Policy, doors: Vec<Led>) -> Option<Guests> {
+    let containers = policy.containers()?;
+    let judged = containers.judge || policy.mode() == Mode::Enforce;
+    Some(Guests {
+        interfaces: containers.interfaces.clone(),
+        uplinks: host::uplinks(),
+        doors: judged.then_some(doors),
+    })
 }
 
 /// The redirect that a policy asks for, with these listeners.
-pub(super) fn wanted(policy: &Policy, guard_uid: u32, doors: Vec<Led>) -> Result<Wanted, KeeperError> {
+pub(super) fn wanted(
+    policy: &Policy,
+    guard_uid: u32,
+    doors: Vec<Led>,
+    guests: Option<Guests>,
+) -> Result<Wanted, KeeperError> {
     let proof = |door: &Led| policy.catalogue().proof(door.endpoint);
     Ok(Wanted {
         direction: policy.mode().into(),
@@ -52,6 +70,7 @@ pub(super) fn wanted(policy: &Policy, guard_uid: u32, doors: Vec<Led>) -> Result
         doors,
         guard_uid,
         interfaces: interfaces::read()?,
+        guests,
     })
 }
 

@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
@@ -16,6 +16,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::caller::Process;
+use crate::caller::namespaces::Found;
 use crate::observe::Health;
 
 /// The length of every message from the proxy, in bytes.
@@ -57,6 +58,13 @@ pub enum Question {
         /// Whether the source port is to be below 1024.
         low_port: bool,
     },
+    /// Who created the client's end of this connection, in whichever other network namespace it is.
+    Foreign {
+        /// The client's address and port, without a scope.
+        client: SocketAddr,
+        /// The endpoint to which it connected, without a scope.
+        original: SocketAddr,
+    },
     /// Not a question: the proxy has dropped its privileges and serves.
     Ready,
     /// Not a question: this worker is not stuck.
@@ -73,6 +81,7 @@ impl Question {
     #[must_use]
     pub fn encode(self, number: u32) -> [u8; QUESTION_BYTES] {
         let (kind, wide, first, second, flag) = match self {
+            Self::Foreign { client, original } => return encode_flow(number, client, original),
             Self::CgroupPath { id } => (1_u32, id, 0, 0, 0),
             Self::Holders { cgroup_id, inode, uid, digest, decisive } => {
                 (2, cgroup_id, inode, uid, u32::from(digest) | u32::from(decisive) << 1)
@@ -99,6 +108,7 @@ impl Question {
         let wide = u64::from_le_bytes(bytes.get(20..28)?.try_into().ok()?);
         let (first, second, flag) = (word(8)?, word(12)?, word(16)?);
         let question = match (word(0)?, flag) {
+            (FOREIGN, _) => decode_flow(bytes)?,
             (1, 0) => Self::CgroupPath { id: wide },
             (2, 0..=3) => Self::Holders {
                 cgroup_id: wide,
@@ -122,6 +132,31 @@ impl Question {
     }
 }
 
+/// The kind of a question that names two ends, which leaves no room for the fields of the others.
+const FOREIGN: u32 = 7;
+
+/// Kind, number, both ports in one word, both addresses; the last word is 0.
+fn encode_flow(number: u32, client: SocketAddr, original: SocketAddr) -> [u8; QUESTION_BYTES] {
+    let ports = u32::from(client.port()) << 16 | u32::from(original.port());
+    let addresses = [client, original].into_iter().flat_map(|end| mapped(end.ip()).octets());
+    let words = [FOREIGN, number, ports].into_iter().flat_map(u32::to_le_bytes);
+    let mut bytes = [0; QUESTION_BYTES];
+    bytes.iter_mut().zip(words.chain(addresses)).for_each(|(byte, field)| *byte = field);
+    bytes
+}
+
+fn decode_flow(bytes: &[u8; QUESTION_BYTES]) -> Option<Question> {
+    let port = |at: usize| Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let addr = |at: usize| {
+        let octets: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
+        Some(Ipv6Addr::from(octets).to_canonical())
+    };
+    Some(Question::Foreign {
+        client: SocketAddr::new(addr(12)?, port(10)?),
+        original: SocketAddr::new(addr(28)?, port(8)?),
+    })
+}
+
 fn mapped(addr: IpAddr) -> Ipv6Addr {
     match addr {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
@@ -136,6 +171,8 @@ pub enum Answer {
     CgroupPath(Option<String>),
     /// Every visible holder of the socket; `None` if the look-up failed.
     Holders(Option<Vec<Process>>),
+    /// Who created the client's end of the connection.
+    Foreign(Found),
     /// Whether the connection that was asked for comes along.
     Connection(bool),
     /// That was no question.
@@ -182,7 +219,12 @@ pub enum Order {
         workers: usize,
         /// How often each worker is to say that it is not stuck, in milliseconds; 0 is never.
         alive_ms: u64,
+        /// Whether listeners for containers follow in a second order.
+        containers: bool,
     },
+    /// The second order, where the first announced it: with it come the listeners for connections out of other network
+    /// namespaces, one for each endpoint.
+    Containers,
     /// These are the addresses of this network namespace's interfaces, each with its interface's number.
     Interfaces(Vec<(IpAddr, u32)>),
     /// How the keeper's own work stands, for whoever reads the status.
@@ -262,6 +304,8 @@ pub fn receive(channel: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::R
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -277,6 +321,16 @@ mod tests {
                 port,
                 low_port
             }),
+            any::<(u128, u16, u128, u16)>().prop_map(|(client, from, original, to)| {
+                let end = |addr, port| SocketAddr::new(Ipv6Addr::from(addr).to_canonical(), port);
+                Question::Foreign { client: end(client, from), original: end(original, to) }
+            }),
+            (any::<u32>(), any::<u16>(), any::<u32>(), any::<u16>()).prop_map(
+                |(client, from, original, to)| {
+                    let end = |addr, port| SocketAddr::new(IpAddr::V4(Ipv4Addr::from_bits(addr)), port);
+                    Question::Foreign { client: end(client, from), original: end(original, to) }
+                }
+            ),
             Just(Question::Ready),
             Just(Question::Alive),
             any::<u64>().prop_map(|count| Question::Reloaded { count }),

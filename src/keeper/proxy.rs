@@ -56,6 +56,7 @@ impl ProxyProcess {
         log: &Destination,
         listeners: &[TcpListener],
         doors: &StatusDoors,
+        for_containers: &[TcpListener],
     ) -> io::Result<Self> {
         let (orders, far_orders) = protocol::channel()?;
         protocol::tell_senders(&orders)?;
@@ -89,9 +90,13 @@ impl ProxyProcess {
             metrics: doors.loopback.is_some(),
             workers: far.len(),
             alive_ms: role.alive_ms,
+            containers: !for_containers.is_empty(),
         };
         let process = Self { child, uid: role.uid, orders, questions: near };
         process.order(&start, &descriptors)?;
+        if !for_containers.is_empty() {
+            process.order(&Order::Containers, &for_containers.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+        }
         Ok(process)
     }
 

@@ -34,6 +34,12 @@ pub(super) fn answer_next(channel: &OwnedFd, proxy: Peer, policy: &Policy, oracl
         Some((number, Question::Connect { .. })) => {
             Reply { number, answer: Answer::Connection(connection.is_some()) }
         }
+        // The proxy could be in an attacker's hands: it learns nothing of connections that are none of its business.
+        Some((number, Question::Foreign { original, .. }))
+            if !policy.catalogue().serves(Endpoint::new(original.ip(), original.port())) =>
+        {
+            Reply { number, answer: Answer::Refused }
+        }
         Some((number, question)) => Reply { number, answer: oracle.answer(question) },
         None => Reply { number: 0, answer: Answer::Refused },
     };
@@ -129,11 +135,11 @@ mod tests {
         fn new() -> Self {
             let text = "mode = \"enforce\"\ncloud = \"aws\"\n[guard]\nuser = \"63111\"\n".to_owned();
             let source = Source { name: "policy.toml".into(), text };
-            let context = Context { accounts: Accounts::parse("", ""), detected: Vec::new() };
+            let context = Context { accounts: Accounts::parse("", ""), ..Context::default() };
             let (near, far) = protocol::channel().unwrap();
             protocol::tell_senders(&near).unwrap();
             let policy = Policy::compile(&[source], &context).unwrap().policy;
-            Self { near, far, policy, oracle: Oracle::new(Vec::<PathBuf>::new()).unwrap() }
+            Self { near, far, policy, oracle: Oracle::new(Vec::<PathBuf>::new(), false).unwrap() }
         }
 
         fn myself() -> Peer {

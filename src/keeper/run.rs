@@ -29,7 +29,8 @@ use super::certificates::{CertificateWatch, Certificates};
 use super::choice::{self, Chosen};
 use super::error::{KeeperError, report};
 use super::files::{self, Trust};
-use super::plan::{beat_period, compile, executables, role, wanted};
+use super::guestbook::Guestbook;
+use super::plan::{beat_period, compile, executables, guests, role, wanted};
 use super::protocol::{self, QUESTION_BYTES};
 use super::proxy::ProxyProcess;
 use super::rotation::{self, Rotation};
@@ -92,6 +93,8 @@ struct Keeper {
     rotation: Option<Rotation>,
     /// Kept open, though the proxy accepts: connections that arrive while a proxy ends are not refused.
     listeners: Vec<TcpListener>,
+    /// What it knows of containers beside the policy.
+    guestbook: Guestbook,
     proxy: ProxyProcess,
     /// Where the proxy shows the status; kept to take its name away at the end.
     doors: StatusDoors,
@@ -115,6 +118,9 @@ impl Keeper {
         let certificates = CertificateWatch::of(&policy);
         bundle.certify(&policy);
         let role = role(&policy)?;
+        if policy.containers().is_some() && !privileges::may_enter_namespaces()? {
+            return Err(KeeperError::NoNamespaces);
+        }
         let nft = Nft::find()?;
         let mut log = files::audit_log(&policy.settings().audit_log)?;
         if let Some(why) = &stand_in {
@@ -123,16 +129,20 @@ impl Keeper {
         let doors = ruleset::lead(&policy.catalogue().endpoints(), policy.settings().port);
         let listeners = listeners::open(&doors, role.workers, kept)
             .map_err(|(port, cause)| KeeperError::Listen { port, cause })?;
-        let oracle = Oracle::new(executables(&policy))?;
+        let guest_doors = policy.containers().map(|_| ruleset::lead_guests(&doors));
+        let for_containers = listeners::open(guest_doors.as_deref().unwrap_or_default(), 1, kept)
+            .map_err(|(port, cause)| KeeperError::Listen { port, cause })?;
+        let oracle = Oracle::new(executables(&policy), guest_doors.is_some())?;
         let status = StatusDoors::open(policy.settings(), role.gid);
-        let proxy = ProxyProcess::start(role, &bundle, &log, &listeners.all, &status)?;
+        let proxy = ProxyProcess::start(role, &bundle, &log, &listeners.all, &status, &for_containers.all)?;
         if let Err(reason) = replies::await_ready(&proxy) {
             proxy.kill();
             return Err(KeeperError::Proxy(reason));
         }
         // Watched before they are read, so that no change falls between.
-        let addresses = AddressWatch::start()?;
-        let wanted = wanted(&policy, role.uid, doors)?;
+        let addresses = AddressWatch::start(guest_doors.is_some())?;
+        let guests = guests(&policy, guest_doors.clone().unwrap_or_default());
+        let wanted = wanted(&policy, role.uid, doors, guests)?;
         proxy.tell_interfaces(&wanted.interfaces)?;
         let watch = Watch::start()?;
         let loaded = match nft.load(&wanted, None) {
@@ -143,13 +153,15 @@ impl Keeper {
             }
         };
         store::keep(&listeners.new);
+        store::keep(&for_containers.new);
         store::forget(&kept.ports());
         if stand_in.is_none() {
             state.remember(&bundle, &wanted);
         }
-        privileges::keep_only_what_is_needed()?;
+        privileges::keep_only_what_is_needed(guest_doors.is_some())?;
         let is_outdated = stand_in.is_some();
         let health = Health { in_place: true, since: Moment::now(), is_outdated, ..Health::default() };
+        let guestbook = Guestbook::new(guest_doors);
         Ok(Self {
             config: config.to_owned(),
             signals,
@@ -159,7 +171,8 @@ impl Keeper {
             stand_in,
             certificates,
             log,
-            listeners: listeners.all,
+            listeners: listeners.all.into_iter().chain(for_containers.all).collect(),
+            guestbook,
             proxy,
             doors: status,
             health,
@@ -195,6 +208,7 @@ impl Keeper {
                 return self.after_the_proxy();
             }
             self.answer_questions();
+            self.see_to_containers();
             if watchdog.is_some_and(|period| self.is_stuck(period * SILENT_PERIODS)) {
                 self.tell("proxy-hangs", "a worker of the proxy does not answer");
                 self.proxy.end()?;
@@ -227,13 +241,11 @@ impl Keeper {
         polled.extend(self.proxy.questions().iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
         let retry = self.loaded.is_none().then_some(RETRY);
         let look = self.rotation.is_some().then_some(rotation::LOOK);
-        let timeout =
-            watchdog.into_iter().chain(retry).chain(look).chain(self.certificates.period()).min().map(
-                |period| Timespec {
-                    tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
-                    tv_nsec: period.subsec_nanos().into(),
-                },
-            );
+        let periods = [watchdog, retry, look, self.certificates.period(), self.guestbook.next_turn()];
+        let timeout = periods.into_iter().flatten().min().map(|period| Timespec {
+            tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: period.subsec_nanos().into(),
+        });
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -259,19 +271,70 @@ impl Keeper {
         }
     }
 
-    /// Leads connections to the interfaces' present addresses.
+    /// Leads connections to the interfaces' present addresses, and none from an interface that has become an uplink.
     fn follow_addresses(&mut self) {
         self.addresses.drain();
+        let before = (self.wanted.interfaces.clone(), self.wanted.guests.clone());
         match interfaces::read() {
             Ok(now) if now != self.wanted.interfaces => {
                 if let Err(error) = self.proxy.tell_interfaces(&now) {
                     tracing::error!(%error, "the proxy was not told of changed addresses");
                 }
                 self.wanted.interfaces = now;
-                self.load();
             }
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "the interfaces' addresses cannot be read"),
+        }
+        let mut odd = Vec::new();
+        if let Some(guests) = &mut self.wanted.guests {
+            let uplinks = host::uplinks();
+            odd = uplinks
+                .iter()
+                .filter(|name| !guests.uplinks.contains(name) && guests.is_guest(name))
+                .cloned()
+                .collect();
+            guests.uplinks = uplinks;
+        }
+        for name in odd {
+            self.tell(
+                "uplink-of-containers",
+                &format!("{name} leads outwards: nothing that comes in there is led to the guard"),
+            );
+        }
+        if before != (self.wanted.interfaces.clone(), self.wanted.guests.clone()) {
+            self.tell_counted();
+            self.load();
+        }
+    }
+
+    /// Lets go of what nobody lives in any more, and tells how many connections of containers were left alone.
+    fn see_to_containers(&mut self) {
+        if !self.guestbook.is_due() {
+            return;
+        }
+        let review = self.oracle.review();
+        let is_counting = self.wanted.guests.as_ref().is_some_and(|guests| guests.doors.is_none());
+        if is_counting && self.loaded.is_some() && self.guestbook.is_time_to_count() {
+            self.tell_counted();
+        }
+        self.guestbook.plan(review, is_counting);
+    }
+
+    /// Tells how many connections of containers passed uncaught since the last time.
+    fn tell_counted(&mut self) {
+        let is_counting = self.wanted.guests.as_ref().is_some_and(|guests| guests.doors.is_none());
+        if !is_counting || self.loaded.is_none() {
+            return;
+        }
+        match self.nft.counted() {
+            Ok(now) => {
+                if let Some(count) = self.guestbook.counted(now)
+                    && let Err(error) = self.log.append_left_alone(count)
+                {
+                    tracing::error!(%error, "the containers' count could not be written");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the containers' connections cannot be counted"),
         }
     }
 
@@ -300,6 +363,7 @@ impl Keeper {
     }
 
     fn load(&mut self) {
+        self.guestbook.counts_from_zero();
         match self.nft.load(&self.wanted, self.loaded.take()) {
             Ok(loaded) => {
                 self.loaded = Some(loaded);
@@ -367,7 +431,9 @@ impl Keeper {
         let certificates = CertificateWatch::of(&policy);
         bundle.certify(&policy);
         let doors = self.doors_of(&policy)?;
-        let wanted = wanted(&policy, self.wanted.guard_uid, doors)?;
+        let guests = guests(&policy, self.guestbook.doors_of(&policy)?);
+        let wanted = wanted(&policy, self.wanted.guard_uid, doors, guests)?;
+        self.tell_counted();
         self.oracle.learn(executables(&policy))?;
         // From audit to enforce the proxy judges first; either way no request sees half of a change.
         self.proxy.reload(&bundle)?;
@@ -444,6 +510,7 @@ impl Keeper {
     fn stop(mut self) -> Result<(), KeeperError> {
         notify(&[NotifyState::Stopping]);
         self.doors.close();
+        self.tell_counted();
         if let Some(loaded) = &mut self.loaded
             && let Err(error) = loaded.let_new_connections_pass(&self.nft)
         {

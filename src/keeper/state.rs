@@ -52,7 +52,12 @@ impl State {
         let Some(directory) = self.open()? else { return Ok(()) };
         replace(&directory, LAST_GOOD, &bundle.to_bytes()?)?;
         match wanted.direction {
-            Direction::Closed => replace(&directory, CLOSED, wanted.script().as_bytes()),
+            // Without the lead for containers: the address that it names could be another machine's by then. What they
+            // send is reset where it is forwarded.
+            Direction::Closed => {
+                let closing = Wanted { guests: None, ..wanted.clone() };
+                replace(&directory, CLOSED, closing.script().as_bytes())
+            }
             Direction::Open => remove(&directory, CLOSED),
         }
     }
@@ -143,7 +148,14 @@ mod tests {
     }
 
     fn wanted(direction: Direction) -> Wanted {
-        Wanted { direction, doors: Vec::new(), guard_uid: 990, interfaces: Vec::new(), as_root: false }
+        Wanted {
+            direction,
+            doors: Vec::new(),
+            guard_uid: 990,
+            interfaces: Vec::new(),
+            as_root: false,
+            guests: None,
+        }
     }
 
     /// These tests need files of root's.

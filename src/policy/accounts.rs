@@ -12,6 +12,8 @@ pub struct Context {
     pub accounts: Accounts,
     /// The ids of the clouds that this machine seems to run on; empty if that could not be told.
     pub detected: Vec<String>,
+    /// The interfaces through which its default routes lead: no containers are behind them.
+    pub uplinks: Vec<String>,
 }
 
 /// Users and groups by name.

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::containers::ContainerPattern;
 use super::glob;
 use super::index::RuleSet;
 use super::reason::ExeDoubt;
 use super::session::V1;
 use super::unit::{UnitPattern, holds_container, is_cgroup};
-use crate::caller::{Exe, Processes, Stamps};
+use crate::caller::container;
+use crate::caller::{Exe, Origin, Processes, Stamps};
 use crate::cloud::Classes;
 
 /// An agent, ready to be compared with callers.
@@ -16,6 +18,8 @@ use crate::cloud::Classes;
 pub(super) struct Agent {
     pub(super) name: Arc<str>,
     pub(super) place: Cgroups,
+    /// The containers that it is; empty if it is none.
+    pub(super) containers: Vec<ContainerPattern>,
     /// Includes what lies below the named cgroups.
     pub(super) subtree: bool,
     /// `None` for any uid; empty for users that this machine lacks, which nobody is.
@@ -75,7 +79,7 @@ impl Fit {
 impl Agent {
     /// Agents that live somewhere come first: they say more about a caller than a user does.
     pub(super) fn order(&self) -> (bool, &str) {
-        (self.place == Cgroups::Anywhere, &self.name)
+        (self.place == Cgroups::Anywhere && self.containers.is_empty(), &self.name)
     }
 
     /// Whether its executable must be looked at.
@@ -85,29 +89,52 @@ impl Agent {
 
     /// Whether only its executable says who it is: uid and cgroup are the kernel's, an executable's name is not.
     pub(super) fn is_weak(&self) -> bool {
-        self.place == Cgroups::Anywhere && self.uids.is_none()
+        self.place == Cgroups::Anywhere && self.containers.is_empty() && self.uids.is_none()
     }
 
     /// How far the caller is this agent.
-    pub(super) fn fit(&self, stamps: &Stamps, view: View<'_>) -> Fit {
+    pub(super) fn fit(&self, stamps: &Stamps, origin: Origin, view: View<'_>) -> Fit {
         if self.uids.as_ref().is_some_and(|uids| !uids.contains(&stamps.uid)) {
             return Fit::NOT;
         }
         let cgroup = stamps.cgroup.path.as_str();
-        let at_home = match &self.place {
-            Cgroups::Units(units) => units.iter().any(|unit| unit.matches(cgroup, self.subtree)),
-            Cgroups::Literal(paths) => paths.iter().any(|path| is_cgroup(path, cgroup, self.subtree)),
-            Cgroups::Anywhere => true,
-        };
-        if !at_home {
+        if !self.is_at_home(cgroup) {
             return Fit::NOT;
         }
         let fit = if self.binds_exe() { self.exe_fit(view) } else { Fit::YES };
         // A container's uid 0 is a number, not the host's root: who is known by uid alone is not known there.
-        if self.place == Cgroups::Anywhere && holds_container(cgroup) {
+        if self.is_anywhere() && (origin == Origin::Container || holds_container(cgroup)) {
             return Fit { grants: false, ..fit };
         }
         fit
+    }
+
+    /// Whether nothing says where it lives.
+    fn is_anywhere(&self) -> bool {
+        self.place == Cgroups::Anywhere && self.containers.is_empty()
+    }
+
+    /// Whether a cgroup is where the agent lives.
+    pub(super) fn is_at_home(&self, cgroup: &str) -> bool {
+        if !self.containers.is_empty() {
+            return self.is_container(cgroup);
+        }
+        match &self.place {
+            Cgroups::Units(units) => units.iter().any(|unit| unit.matches(cgroup, self.subtree)),
+            Cgroups::Literal(paths) => paths.iter().any(|path| is_cgroup(path, cgroup, self.subtree)),
+            Cgroups::Anywhere => true,
+        }
+    }
+
+    /// Whether a cgroup is one of the agent's containers, inside the agent's unit if it has one.
+    fn is_container(&self, cgroup: &str) -> bool {
+        let Some(container) = container::of(cgroup) else { return false };
+        let in_unit = match (&self.place, container.unit) {
+            (Cgroups::Units(units), Some(above)) => units.iter().any(|unit| unit.matches(above, false)),
+            (Cgroups::Anywhere, None) => true,
+            (Cgroups::Units(_) | Cgroups::Literal(_) | Cgroups::Anywhere, _) => false,
+        };
+        in_unit && self.containers.iter().any(|pattern| pattern.fits(&container))
     }
 
     fn exe_fit(&self, view: View<'_>) -> Fit {

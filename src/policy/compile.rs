@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::accounts::{Accounts, Context};
 use super::agent::{Agent, Cgroups};
 use super::aggregate::{self, Aggregate};
+use super::containers::{self, Containers};
 use super::decision::Mode;
 use super::diagnostic::{Diagnostic, Place, Report, did_you_mean};
 use super::index::{AgentIndex, Id, RuleSet};
@@ -31,6 +32,7 @@ pub struct Policy {
     pub(super) bind_tokens: BindTokens,
     /// Whether the policy or any agent says anything about requests without session tokens.
     pub(super) speaks_of_v1: bool,
+    pub(super) containers: Option<Containers>,
     /// Sorted, as are the rules, so that "the first" means the same whatever the order in the files: those that
     /// live somewhere before those that are only a user or an executable, then by name.
     pub(super) agents: Vec<Agent>,
@@ -133,6 +135,12 @@ impl Policy {
         &self.catalogue
     }
 
+    /// Which callers in other network namespaces it speaks about, if of any.
+    #[must_use]
+    pub fn containers(&self) -> Option<&Containers> {
+        self.containers.as_ref()
+    }
+
     /// Whether any agent is bound to a file's digest, so that somebody has to compute them.
     #[must_use]
     pub fn needs_digest(&self) -> bool {
@@ -174,6 +182,7 @@ fn build(
     let unattributed = grants(documents, |document| document.unattributed.as_ref(), report);
     let v1 = V1::read(main, main.v1.as_ref(), report).unwrap_or_default();
     let bind_tokens = BindTokens::read(main, main.bind_tokens.as_ref(), report).unwrap_or_default();
+    let containers = containers::read(main, &context.uplinks, report);
     let mut draft = draft::Draft::read(documents, &context.accounts, report);
     let chosen: Vec<&str> = catalogue.clouds().iter().map(|cloud| cloud.id()).collect();
     // Of a policy with errors some pieces are missing, and warnings about the rest would mislead.
@@ -182,6 +191,7 @@ fn build(
             mode,
             everyone,
             v1,
+            containers: containers.as_ref(),
             settings: &settings,
             selection: &selection,
             chosen: &chosen,
@@ -208,6 +218,7 @@ fn build(
         v1,
         bind_tokens,
         speaks_of_v1,
+        containers,
         agents,
         rules,
         agent_index,

@@ -8,7 +8,7 @@ use super::compile::Policy;
 use super::decision::{Decision, Verdict};
 use super::reason::{Reason, Standing};
 use super::rule::both;
-use crate::caller::{Attribution, Caller};
+use crate::caller::{Attribution, Caller, Origin};
 use crate::cloud::{Class, Classes};
 
 /// What can be behind an opaque door. Its cloud is known, so nothing there is unknown, and session tokens open nothing.
@@ -73,14 +73,15 @@ impl Policy {
 
     fn decide_opaque_with(&self, caller: &Caller, view: View<'_>) -> Decision {
         let agents = || self.agents_of(caller, view);
-        let base = if caller.stamps().is_some() { self.everyone } else { self.unattributed };
-        let granted = agents().fold(base, |sum, agent| sum.union(both(agent.allow, agent.ceiling)));
+        let granted =
+            agents().fold(self.base(caller), |sum, agent| sum.union(both(agent.allow, agent.ceiling)));
         let missing = behind_doors().minus(granted);
         let agent = agents().next().map(|agent| Arc::clone(&agent.name));
         let denied = self.watches(caller, view).and_then(|id| self.rule(id));
         let standing = match (&caller.attribution, &agent) {
             (Attribution::Unattributed(why), _) => Standing::Unattributed(*why),
             (Attribution::Stamped(_), Some(_)) => Standing::Agent,
+            (Attribution::Stamped(_), None) if caller.origin == Origin::Container => Standing::Container,
             (Attribution::Stamped(_), None) => Standing::NoAgent,
         };
         let (verdict, reason, mode) = match denied {
@@ -99,6 +100,8 @@ impl Policy {
             ids.sort_unstable();
             ids.into_iter().map(move |id| (id, stamps))
         });
-        ids.filter_map(move |(id, stamps)| self.agent(id).filter(|agent| agent.fit(stamps, view).grants))
+        ids.filter_map(move |(id, stamps)| {
+            self.agent(id).filter(|agent| agent.fit(stamps, caller.origin, view).grants)
+        })
     }
 }

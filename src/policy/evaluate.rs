@@ -12,7 +12,7 @@ use super::index::{Id, RuleSet};
 use super::reason::{ExeDoubt, Reason, Standing};
 use super::rule::{Rule, RuleAction, both};
 use super::unit::holds_container;
-use crate::caller::{Attribution, Caller, Stamps};
+use crate::caller::{Attribution, Caller, Origin, Stamps};
 use crate::cloud::{Asked, Class, Classes};
 use crate::request::{Fault, Target};
 
@@ -98,7 +98,7 @@ impl Policy {
     pub fn may_need_processes(&self, caller: &Caller) -> bool {
         caller.stamps().is_some_and(|stamps| {
             let mut agents = self.agent_index.candidates(stamps).filter_map(|id| self.agent(id));
-            agents.any(|agent| agent.binds_exe() && agent.fit(stamps, View::Hopeful).grants)
+            agents.any(|agent| agent.binds_exe() && agent.fit(stamps, caller.origin, View::Hopeful).grants)
         })
     }
 
@@ -162,7 +162,10 @@ impl Policy {
         let mode = if enforced.is_some() { Mode::Enforce } else { self.mode };
         let agent = caller.stamps().and_then(|stamps| {
             let ids = self.agent_index.candidates(stamps);
-            ids.filter(|id| self.agent(*id).is_some_and(|agent| agent.fit(stamps, view).grants)).min()
+            ids.filter(|id| {
+                self.agent(*id).is_some_and(|agent| agent.fit(stamps, caller.origin, view).grants)
+            })
+            .min()
         });
         self.decision(Verdict::Deny, Reason::Fault(fault), enforced, agent, mode)
     }
@@ -178,10 +181,11 @@ impl Policy {
             let rule = sum.rules.first(beyond_agents);
             return self.decision(Verdict::Allow, Reason::RuleAllows, rule, agent, mode);
         }
-        let reason = match (beyond_base.is_empty(), caller.stamps()) {
-            (false, _) => Reason::AgentAllows,
-            (true, Some(_)) => Reason::EveryoneAllows,
-            (true, None) => Reason::UnattributedAllows,
+        let reason = match (beyond_base.is_empty(), caller.origin, caller.stamps()) {
+            (false, _, _) => Reason::AgentAllows,
+            (true, Origin::Container, _) => Reason::ContainersAllow,
+            (true, Origin::Host, Some(_)) => Reason::EveryoneAllows,
+            (true, Origin::Host, None) => Reason::UnattributedAllows,
         };
         self.decision(Verdict::Allow, reason, None, agent, self.mode)
     }
@@ -204,25 +208,42 @@ impl Policy {
         let touched = touched(asked);
         let reach = touched.union(self.withholdable(asked, target));
         let request = Request { asked, target, touched, reach };
+        sum.base = self.base(caller);
         let Some(stamps) = caller.stamps() else {
-            sum.base = self.unattributed;
             self.add_rules(&mut sum, &self.rules_for_all, &request, Subject::unattributed());
             return sum;
         };
-        sum.base = self.everyone;
-        self.add_rules(&mut sum, &self.rules_for_all, &request, Subject::anybody(stamps));
+        self.add_rules(&mut sum, &self.rules_for_all, &request, Subject::anybody(stamps, caller.origin));
         if let Some(rules) = self.rules_by_uid.get(&stamps.uid) {
-            self.add_rules(&mut sum, rules, &request, Subject::by_uid(stamps));
+            self.add_rules(&mut sum, rules, &request, Subject::by_uid(stamps, caller.origin));
         }
         for id in self.agent_index.candidates(stamps) {
-            self.add_agent(&mut sum, id, stamps, &request, view);
+            self.add_agent(&mut sum, id, (caller, stamps), &request, view);
         }
         sum
     }
 
-    fn add_agent(&self, sum: &mut Sum, id: Id, stamps: &Stamps, request: &Request<'_>, view: View<'_>) {
+    /// What the caller has without being any agent. What is said of every local process is not said of containers.
+    pub(super) fn base(&self, caller: &Caller) -> Classes {
+        let container = self.containers.as_ref().map_or(Classes::EMPTY, |containers| containers.allow);
+        match (caller.origin, &caller.attribution) {
+            (Origin::Host, Attribution::Stamped(_)) => self.everyone,
+            (Origin::Host, Attribution::Unattributed(_)) => self.unattributed,
+            (Origin::Container, Attribution::Stamped(_)) => container,
+            (Origin::Container, Attribution::Unattributed(_)) => both(self.unattributed, container),
+        }
+    }
+
+    fn add_agent(
+        &self,
+        sum: &mut Sum,
+        id: Id,
+        (caller, stamps): (&Caller, &Stamps),
+        request: &Request<'_>,
+        view: View<'_>,
+    ) {
         let Some(agent) = self.agent(id) else { return };
-        let fit = agent.fit(stamps, view);
+        let fit = agent.fit(stamps, caller.origin, view);
         let subject = Subject {
             uid: Some(stamps.uid),
             grants: fit.grants,
@@ -275,7 +296,7 @@ impl Policy {
             self.rules_by_uid.get(&stamps.uid).and_then(|rules| self.first_enforced(rules, Some(stamps.uid)));
         let agents = self.agent_index.candidates(stamps).filter_map(|id| self.agent(id));
         let by_agent = agents
-            .filter(|agent| agent.fit(stamps, view).denies)
+            .filter(|agent| agent.fit(stamps, caller.origin, view).denies)
             .filter_map(|agent| self.first_enforced(&agent.rules, Some(stamps.uid)));
         by_uid.into_iter().chain(by_agent).for_each(|id| least(&mut first, id));
         first
@@ -332,13 +353,16 @@ impl Subject {
         Self { uid: None, grants: false, denies: true, ceiling: Classes::EMPTY, doubt: None }
     }
 
-    fn anybody(stamps: &Stamps) -> Self {
-        Self { uid: Some(stamps.uid), grants: true, denies: true, ceiling: all_classes(), doubt: None }
+    /// Anybody; a rule that names nobody grants nothing to a container.
+    fn anybody(stamps: &Stamps, origin: Origin) -> Self {
+        let grants = origin == Origin::Host;
+        Self { uid: Some(stamps.uid), grants, denies: true, ceiling: all_classes(), doubt: None }
     }
 
     /// Somebody known by uid alone: in a container the same number is not the same user.
-    fn by_uid(stamps: &Stamps) -> Self {
-        Self { grants: !holds_container(stamps.cgroup.path.as_str()), ..Self::anybody(stamps) }
+    fn by_uid(stamps: &Stamps, origin: Origin) -> Self {
+        let anybody = Self::anybody(stamps, origin);
+        Self { grants: anybody.grants && !holds_container(stamps.cgroup.path.as_str()), ..anybody }
     }
 
     fn is_meant_by(&self, rule: &Rule) -> bool {
@@ -365,6 +389,7 @@ fn standing(sum: &Sum, missing: Classes, caller: &Caller) -> Standing {
         (Attribution::Unattributed(why), _, _) => Standing::Unattributed(*why),
         (_, Some(doubt), _) if !both(missing, sum.doubted).is_empty() => Standing::ExeDoubt(doubt),
         (_, _, Some(_)) => Standing::Agent,
+        (_, _, None) if caller.origin == Origin::Container => Standing::Container,
         (_, _, None) => Standing::NoAgent,
     }
 }

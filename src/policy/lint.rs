@@ -1,6 +1,7 @@
 //! What is allowed in a policy and probably not meant: one warning each, with a code.
 
 use super::agent::{Agent, Cgroups};
+use super::containers::Containers;
 use super::decision::Mode;
 use super::diagnostic::{Place, Report};
 use super::draft::{Draft, DraftAgent, DraftRule};
@@ -18,6 +19,7 @@ pub(super) struct Lint<'a> {
     pub(super) mode: Mode,
     pub(super) everyone: Classes,
     pub(super) v1: V1,
+    pub(super) containers: Option<&'a Containers>,
     pub(super) settings: &'a Settings,
     pub(super) selection: &'a Selection,
     pub(super) chosen: &'a [&'a str],
@@ -48,9 +50,14 @@ impl Lint<'_> {
                 ("[everyone]", "any process of the machine", "credentials-for-everyone", &document.everyone),
                 ("[unattributed]", "whom nobody knows", "secrets-for-unattributed", &document.unattributed),
             ];
-            for (name, whom, code, table) in tables {
-                let Some(table) = table else { continue };
-                let named = table.get_ref().allow.0.iter().find(|allowed| {
+            let tables = tables.map(|(name, whom, code, table)| {
+                (name, whom, code, table.as_ref().map(|table| &table.get_ref().allow))
+            });
+            let containers = document.containers.as_ref().map(|table| &table.get_ref().allow);
+            let containers = ("[containers]", "any container", "secrets-for-containers", containers);
+            for (name, whom, code, allow) in tables.into_iter().chain([containers]) {
+                let Some(allow) = allow else { continue };
+                let named = allow.0.iter().find(|allowed| {
                     Class::from_name(allowed.get_ref()).is_some_and(|class| secrets().contains(class))
                 });
                 if let Some(named) = named {
@@ -100,6 +107,9 @@ impl Lint<'_> {
     fn agent(&self, drafted: &DraftAgent, used: bool, report: &mut Report<'_>) {
         let DraftAgent { agent, place, weak, .. } = drafted;
         let name = &agent.name;
+        if !agent.containers.is_empty() {
+            self.agent_in_container(agent, place, report);
+        }
         if agent.is_weak() && agent.binds_exe() && weak.is_none() {
             report
                 .warning("weak-identity", format!("agent `{name}` is known by its executable alone, so it gets no credentials"), place)
@@ -138,6 +148,30 @@ impl Lint<'_> {
             );
         }
         self.agent_place(agent, place, report);
+    }
+
+    fn agent_in_container(&self, agent: &Agent, place: &Place, report: &mut Report<'_>) {
+        let name = &agent.name;
+        if self.containers.is_none() {
+            report
+                .warning(
+                    "containers-not-led",
+                    format!("agent `{name}` is a container, and the policy has no [containers]"),
+                    place,
+                )
+                .help("only containers in the host's own network namespace reach the guard without it");
+        }
+        if agent.binds_exe() {
+            report
+                .warning(
+                    "agent-matches-nobody",
+                    format!("agent `{name}` is bound to an executable inside a container"),
+                    place,
+                )
+                .help(
+                    "a container's files are not the host's, so their names prove nothing and grant nothing",
+                );
+        }
     }
 
     fn agent_place(&self, agent: &Agent, place: &Place, report: &mut Report<'_>) {

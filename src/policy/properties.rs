@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::agent::View;
 use super::rule::{RuleAction, both, overlap};
 use super::{Accounts, Action, Context, Decision, Mode, Policy, Source, Verdict};
-use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Exe, Process, Processes, Stamps, Why};
-use crate::cloud::{Asked, Endpoint};
+use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Exe, Origin, Process, Processes, Stamps, Why};
+use crate::cloud::{Asked, Classes, Endpoint};
 use crate::request::{Limits, RawHead};
 
 const CGROUPS: [&str; 6] = [
@@ -78,7 +78,7 @@ impl Pieces {
         for (at, table) in self.tables.iter().enumerate() {
             sources[at % files].text += table;
         }
-        let context = Context { accounts: Accounts::parse("imds-guard:x:990:990", ""), detected: Vec::new() };
+        let context = Context { accounts: Accounts::parse("imds-guard:x:990:990", ""), ..Context::default() };
         match Policy::compile(&sources, &context) {
             Ok(compiled) => compiled.policy,
             Err(errors) => panic!("{}", super::diagnostic::render(&errors, &sources, false)),
@@ -162,7 +162,10 @@ fn callers() -> Vec<Caller> {
             for processes in processes() {
                 let cgroup = Cgroup { id: 1, path: CgroupPath::new(path).unwrap() };
                 let stamps = Stamps { uid, cgroup, inode: 1, cookie: 1 };
-                callers.push(Caller { attribution: Attribution::Stamped(stamps), processes });
+                for origin in [Origin::Host, Origin::Container] {
+                    let (attribution, processes) = (Attribution::Stamped(stamps.clone()), processes.clone());
+                    callers.push(Caller { origin, attribution, processes });
+                }
             }
         }
     }
@@ -197,19 +200,24 @@ fn decisions(policy: &Policy) -> Vec<(Decision, bool)> {
 fn slow_verdict(policy: &Policy, caller: &Caller, asked: &Asked) -> Verdict {
     let (Ok(target), true) = (&asked.target, asked.faults.is_empty()) else { return Verdict::Deny };
     let touched = asked.touched.classes;
-    let mut granted = if caller.stamps().is_some() { policy.everyone } else { policy.unattributed };
-    let mut groups =
-        vec![(&policy.rules_for_all, caller.stamps().is_some(), true, super::evaluate::all_classes())];
+    let local = caller.origin == Origin::Host;
+    let mut granted = match (local, caller.stamps().is_some()) {
+        (true, true) => policy.everyone,
+        (true, false) => policy.unattributed,
+        (false, _) => Classes::EMPTY, // no policy here has [containers]
+    };
+    let grants = local && caller.stamps().is_some();
+    let mut groups = vec![(&policy.rules_for_all, grants, true, super::evaluate::all_classes())];
     for agent in &policy.agents {
         let Some(stamps) = caller.stamps() else { continue };
-        let fit = agent.fit(stamps, View::Actual(&caller.processes));
+        let fit = agent.fit(stamps, caller.origin, View::Actual(&caller.processes));
         groups.push((&agent.rules, fit.grants, fit.denies, agent.ceiling));
         if fit.grants {
             granted = granted.union(both(agent.allow, agent.ceiling));
         }
     }
     if let Some(stamps) = caller.stamps() {
-        let host = !super::unit::holds_container(stamps.cgroup.path.as_str());
+        let host = local && !super::unit::holds_container(stamps.cgroup.path.as_str());
         let by_uid = policy.rules_by_uid.get(&stamps.uid).into_iter();
         groups.extend(by_uid.map(|rules| (rules, host, true, super::evaluate::all_classes())));
     }

@@ -13,6 +13,8 @@ pub enum Reason {
     EveryoneAllows,
     /// Allowed: `[unattributed]` covers all that the request touches.
     UnattributedAllows,
+    /// Allowed: `[containers] allow` covers all that the request touches.
+    ContainersAllow,
     /// Allowed: what `[everyone]` lacks, the caller's agents have.
     AgentAllows,
     /// Allowed: an allow rule was needed; the decision names it.
@@ -41,6 +43,8 @@ pub enum Reason {
 pub enum Standing {
     /// No agent is like this caller.
     NoAgent,
+    /// The same, of a caller in another network namespace.
+    Container,
     /// The caller is an agent, and that agent lacks a class.
     Agent,
     /// The caller would be granted it, if its executable were the one that the policy names.
@@ -69,6 +73,7 @@ impl Reason {
         match self {
             Self::EveryoneAllows => "everyone-allows",
             Self::UnattributedAllows => "unattributed-allows",
+            Self::ContainersAllow => "containers-allow",
             Self::AgentAllows => "agent-allows",
             Self::RuleAllows => "rule-allows",
             Self::RuleDenies => "rule-denies",
@@ -91,6 +96,7 @@ impl Standing {
     fn code(self) -> &'static str {
         match self {
             Self::NoAgent => "no-agent",
+            Self::Container => "no-agent-in-container",
             Self::Agent => "agent-lacks-class",
             Self::ExeDoubt(doubt) => doubt.code(),
             Self::Unattributed(_) => "unattributed",
@@ -129,6 +135,7 @@ impl fmt::Display for Reason {
         match self {
             Self::EveryoneAllows => f.write_str("every local process may read this"),
             Self::UnattributedAllows => f.write_str("callers that are not known may read this"),
+            Self::ContainersAllow => f.write_str("every container may read this"),
             Self::AgentAllows => f.write_str("the caller is a listed agent"),
             Self::RuleAllows => f.write_str("a rule allows this"),
             Self::RuleDenies => f.write_str("a rule denies this"),
@@ -139,6 +146,12 @@ impl fmt::Display for Reason {
             Self::NotGranted { missing, caller } => match caller {
                 Standing::NoAgent => {
                     write!(f, "the caller is no listed agent, and {missing} is not for everyone")
+                }
+                Standing::Container => {
+                    write!(
+                        f,
+                        "the caller is in a container that is no listed agent, and {missing} is not for all containers"
+                    )
                 }
                 Standing::Agent => write!(f, "the caller is a listed agent without {missing}"),
                 Standing::ExeDoubt(doubt) => write!(f, "{missing} needs a listed executable: {doubt}"),

@@ -185,7 +185,7 @@ impl Policy {
         let mut is_listed = false;
         if let Some(stamps) = caller.stamps() {
             for agent in self.agent_index.candidates(stamps).filter_map(|id| self.agent(id)) {
-                let fit = agent.fit(stamps, view);
+                let fit = agent.fit(stamps, caller.origin, view);
                 is_listed |= fit.grants;
                 let Some(v1) = agent.v1 else { continue };
                 let counts = if v1 == V1::Deny { fit.denies } else { fit.grants };

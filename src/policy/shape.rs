@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::diagnostic::{Place, Report, did_you_mean};
-use super::source::{AgentTable, GrantTable, GuardTable, Name, Names, RuleTable, Source};
+use super::source::{AgentTable, ContainersTable, GrantTable, GuardTable, Name, Names, RuleTable, Source};
 use crate::cloud::{AddedEndpoint, AddedResource};
 
 /// One file's tables.
@@ -26,6 +26,7 @@ pub(super) struct Document {
     pub(super) guard: Option<Spanned<GuardTable>>,
     pub(super) everyone: Option<Spanned<GrantTable>>,
     pub(super) unattributed: Option<Spanned<GrantTable>>,
+    pub(super) containers: Option<Spanned<ContainersTable>>,
     pub(super) agents: Vec<Spanned<AgentTable>>,
     pub(super) rules: Vec<Spanned<RuleTable>>,
     pub(super) endpoints: Vec<Spanned<AddedEndpoint>>,
@@ -33,7 +34,7 @@ pub(super) struct Document {
 }
 
 /// What a file may hold at its top level; the flag says whether a drop-in may, too.
-const KEYS: [(&str, bool); 12] = [
+const KEYS: [(&str, bool); 13] = [
     ("mode", false),
     ("cloud", false),
     ("v1", false),
@@ -41,6 +42,7 @@ const KEYS: [(&str, bool); 12] = [
     ("aggregate", false),
     ("guard", false),
     ("unattributed", false),
+    ("containers", false),
     ("everyone", true),
     ("agent", true),
     ("rule", true),
@@ -102,6 +104,7 @@ fn entry(
         "guard" => document.guard = one(source, value, report),
         "everyone" => document.everyone = one(source, value, report),
         "unattributed" => document.unattributed = one(source, value, report),
+        "containers" => document.containers = one(source, value, report),
         "agent" => document.agents = list(source, name, value, report),
         "rule" => document.rules = list(source, name, value, report),
         "endpoint" => document.endpoints = list(source, name, value, report),

@@ -2,8 +2,11 @@
 //!
 //! Everything is optional here and nothing is looked up, so that `compile` can tell all errors at once.
 
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
+
+use super::containers::ContainerTable;
 
 /// One file of a policy. The first source given to the compiler is the main file; the others are drop-ins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,10 @@ pub(super) struct Names(pub(super) Vec<Name>);
 /// Like [`Names`], and numbers may stand for names.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ids(pub(super) Vec<Name>);
+
+/// What containers an agent is: engines' names and tables, one or a list.
+#[derive(Debug, Default)]
+pub(super) struct ContainerTables(pub(super) Vec<Spanned<ContainerTable>>);
 
 /// `[guard]`
 #[derive(Debug, Default, serde::Deserialize)]
@@ -65,6 +72,16 @@ pub(super) struct GrantTable {
     pub(super) allow: Names,
 }
 
+/// `[containers]`
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct ContainersTable {
+    pub(super) interfaces: Option<Names>,
+    pub(super) judge: Option<bool>,
+    #[serde(default)]
+    pub(super) allow: Names,
+}
+
 /// `[[agent]]`
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -73,6 +90,7 @@ pub(super) struct AgentTable {
     pub(super) unit: Option<Names>,
     pub(super) subtree: Option<Spanned<bool>>,
     pub(super) cgroup: Option<Names>,
+    pub(super) container: Option<ContainerTables>,
     pub(super) user: Option<Ids>,
     pub(super) group: Option<Ids>,
     pub(super) exe: Option<Names>,
@@ -109,6 +127,82 @@ impl<'de> Deserialize<'de> for Names {
 impl<'de> Deserialize<'de> for Ids {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         many::<D, true>(deserializer).map(Self)
+    }
+}
+
+/// One value, kept apart from a list of them.
+enum ContainerItems {
+    One(ContainerTable),
+    Many(Vec<Spanned<ContainerItem>>),
+}
+
+struct ContainerItem(ContainerTable);
+
+struct ContainersVisitor;
+struct ContainerVisitor;
+
+impl<'de> Deserialize<'de> for ContainerTables {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = Spanned::<ContainerItems>::deserialize(deserializer)?;
+        let span = read.span();
+        Ok(Self(match read.into_inner() {
+            ContainerItems::One(table) => vec![Spanned::new(span, table)],
+            ContainerItems::Many(items) => {
+                items.into_iter().map(|item| Spanned::new(item.span(), item.into_inner().0)).collect()
+            }
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for ContainerItems {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ContainersVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for ContainerItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ContainerVisitor).map(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for ContainersVisitor {
+    type Value = ContainerItems;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a container engine, a table, or a list of them")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(ContainerItems::One(ContainerTable::of(text)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        ContainerVisitor.visit_map(map).map(ContainerItems::One)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(ContainerItems::Many(items))
+    }
+}
+
+impl<'de> Visitor<'de> for ContainerVisitor {
+    type Value = ContainerTable;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a container engine or a table")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(ContainerTable::of(text))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        ContainerTable::deserialize(MapAccessDeserializer::new(map))
     }
 }
 

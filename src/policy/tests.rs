@@ -9,7 +9,11 @@ use crate::request::{Fault, RawHead};
 
 fn context() -> Context {
     let passwd = "root:x:0:0::/:/x\nimds-guard:x:990:990::/:/x\nbilling:x:1001:1001::/:/x\nnobody:x:65534:65534::/:/x\n";
-    Context { accounts: Accounts::parse(passwd, "ops:x:5:billing\n"), detected: vec!["aws-ec2".to_owned()] }
+    Context {
+        accounts: Accounts::parse(passwd, "ops:x:5:billing\n"),
+        detected: vec!["aws-ec2".to_owned()],
+        uplinks: vec!["ens5".to_owned()],
+    }
 }
 
 fn source(name: &str, text: &str) -> Source {
@@ -122,6 +126,18 @@ fn an_empty_list_is_an_error() {
 }
 
 /// The guard's uid is exempt from the redirect.
+#[test]
+fn containers_are_not_behind_an_uplink() {
+    let of = |interfaces: &str| codes(&format!("mode = \"audit\"\n[containers]\ninterfaces = {interfaces}"));
+    assert_eq!(of("\"ens5\""), ["uplink-of-containers"]);
+    assert_eq!(of("[\"docker0\", \"en*\"]"), ["uplink-of-containers"]);
+    assert!(of("[\"docker0\", \"br-*\", \"ens50\"]").is_empty());
+    assert_eq!(of("[]"), ["empty-list"]);
+    assert_eq!(codes("mode = \"audit\"\n[containers]\njudge = true"), ["no-interfaces"]);
+    let generous = "mode = \"audit\"\n[containers]\ninterfaces = \"docker0\"\nallow = \"credentials\"";
+    assert_eq!(codes(generous), ["secrets-for-containers"]);
+}
+
 #[test]
 fn the_guard_is_neither_root_nor_nobody() {
     for user in ["\"root\"", "0", "\"0\"", "\"nobody\"", "65534", "4294967295"] {

@@ -9,7 +9,7 @@ use super::reason::ExeDoubt;
 use super::rule::{Rule, RuleAction, both};
 use super::session::V1;
 use super::unit::{UnitPattern, holds_container};
-use crate::caller::{Caller, Stamps};
+use crate::caller::{Caller, Origin, Stamps};
 use crate::cloud::{Asked, Class, Classes};
 
 /// Everything that speaks about one request of one caller.
@@ -112,12 +112,13 @@ impl Policy {
         let Some(stamps) = caller.stamps() else {
             let rules = self.steps(None, asked, None, (false, true)).collect();
             let v1 = self.v1_trace(caller, asked, View::Actual(&caller.processes));
-            let base = self.unattributed;
+            let base = self.base(caller);
             return Trace { touched, withholdable, base, agents: Vec::new(), rules, v1 }.settle_trials(self);
         };
         let view = View::Actual(&caller.processes);
-        let in_container = holds_container(stamps.cgroup.path.as_str());
-        let mut rules: Vec<RuleStep> = self.steps(Some(stamps), asked, None, (true, true)).collect();
+        let in_container = caller.origin == Origin::Container || holds_container(stamps.cgroup.path.as_str());
+        let grants = caller.origin == Origin::Host;
+        let mut rules: Vec<RuleStep> = self.steps(Some(stamps), asked, None, (grants, true)).collect();
         // A rule about users alone does not mean a container's users.
         for step in &mut rules {
             let by_uid = self.rules.iter().any(|rule| rule.name == step.name && rule.uids.is_some());
@@ -125,15 +126,15 @@ impl Policy {
         }
         let mut agents = Vec::new();
         for (id, agent) in (0..).zip(&self.agents) {
-            agents.extend(agent_step(agent, stamps, view));
-            let fit = agent.fit(stamps, view);
+            agents.extend(agent_step(agent, stamps, caller.origin, view));
+            let fit = agent.fit(stamps, caller.origin, view);
             if fit.grants || fit.denies || fit.doubt.is_some() {
                 rules.extend(self.steps(Some(stamps), asked, Some(id), (fit.grants, fit.denies)));
             }
         }
         rules.sort_by(|a, b| (b.denies, &a.name).cmp(&(a.denies, &b.name)));
         let v1 = self.v1_trace(caller, asked, view);
-        Trace { touched, withholdable, base: self.everyone, agents, rules, v1 }.settle_trials(self)
+        Trace { touched, withholdable, base: self.base(caller), agents, rules, v1 }.settle_trials(self)
     }
 
     fn v1_trace(&self, caller: &Caller, asked: &Asked, view: View<'_>) -> Option<V1Trace> {
@@ -180,16 +181,10 @@ fn speaks(rule: &Rule, stamps: Option<&Stamps>, asked: &Asked) -> bool {
     of_caller && asked.target.as_ref().is_ok_and(|target| rule.matches(asked, target, asked.touched.classes))
 }
 
-fn agent_step(agent: &Agent, stamps: &Stamps, view: View<'_>) -> Option<AgentStep> {
-    let fit = agent.fit(stamps, view);
-    let at_home = || {
-        let cgroup = stamps.cgroup.path.as_str();
-        match &agent.place {
-            Cgroups::Units(units) => units.iter().any(|unit| unit.matches(cgroup, agent.subtree)),
-            Cgroups::Literal(paths) => paths.iter().any(|path| **path == *cgroup),
-            Cgroups::Anywhere => false,
-        }
-    };
+fn agent_step(agent: &Agent, stamps: &Stamps, origin: Origin, view: View<'_>) -> Option<AgentStep> {
+    let fit = agent.fit(stamps, origin, view);
+    let lives_somewhere = agent.place != Cgroups::Anywhere || !agent.containers.is_empty();
+    let at_home = || lives_somewhere && agent.is_at_home(stamps.cgroup.path.as_str());
     let fit = match (fit.grants, fit.doubt) {
         (true, _) => AgentFit::Is,
         (false, Some(doubt)) => AgentFit::Doubt(doubt),

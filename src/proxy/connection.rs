@@ -12,13 +12,13 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::caller::{Caller, Processes, Why};
+use crate::caller::{Caller, Origin, Processes, Why};
 use crate::cloud::{Asked, Door, Endpoint, How, Proof};
 use crate::policy::{BindTokens, Decision, Policy};
 use crate::request::{Fault, Gate, Limits as GateLimits, Strictness};
 
-use super::identity::Identity;
-use super::limits::Arrival;
+use super::identity::{self, Identity};
+use super::limits::{Arrival, Client};
 use super::socket::Socket;
 use super::tokens::Owner as TokenOwner;
 use super::upstream::{Owner, Route};
@@ -55,6 +55,7 @@ pub async fn serve(
     worker: Rc<Worker>,
     stream: TcpStream,
     client: SocketAddr,
+    origin: Origin,
     arrival: Arrival,
 ) -> io::Result<()> {
     let Some(flow) = flow::of(&stream, client, &worker.shared.interfaces.load())? else {
@@ -64,19 +65,25 @@ pub async fn serve(
     let original = flow.original.0;
     let endpoint = Endpoint::new(original.ip(), original.port());
     let started = Instant::now();
-    let raw = worker.diag.borrow_mut().stamps(flow);
+    // Of a container's socket this namespace knows nothing, and one of the same ends here would be another's.
+    let raw = (origin == Origin::Host).then(|| worker.diag.borrow_mut().stamps(flow));
     // A client that had reset this connection could have given its port to the one that the kernel has just named.
     if stream.take_error()?.is_some() {
         return Ok(());
     }
     // Counted before the keeper is asked for anything: a flood costs the flooder its own connections.
-    let uid = raw.ok().map(|stamps| stamps.uid);
-    let counted = worker.shared.census.admit(uid, &policy.settings().limits);
+    let uid = raw.and_then(Result::ok).map(|stamps| stamps.uid);
+    let client = raw.map_or(Client::Container(flow.client.0.ip()), |_| Client::User(uid));
+    let counted = worker.shared.census.admit(client, &policy.settings().limits);
     if let Err(exceeded) = counted {
         record::flood(&worker, flow, uid, exceeded);
         return reset(&stream);
     }
-    let identity = Rc::new(Identity::of(&worker, flow, raw, started).await);
+    let raw = match raw {
+        Some(raw) => raw,
+        None => identity::foreign_stamps(&worker, &stream, flow).await,
+    };
+    let identity = Rc::new(Identity::of(&worker, origin, flow, raw, started).await);
     worker.counters.connected(&identity.attribution, identity.took);
     if !policy.catalogue().serves(endpoint) {
         record::closed(&worker, &identity, "not-an-endpoint");
@@ -124,8 +131,8 @@ async fn http(
     let gate = Gate::new(strictness, gate_limits(policy));
     let still_there = {
         let (worker, flow) = (Rc::clone(&worker), identity.flow);
-        // Of whom the kernel never knew anything, it cannot tell that he is gone.
-        let is_known = identity.uid().is_some();
+        // Of whom the kernel never knew anything, it cannot tell that he is gone; nor here of one in another namespace.
+        let is_known = identity.uid().is_some() && identity.origin == Origin::Host;
         Box::new(move || {
             let now = worker.diag.borrow_mut().stamps(flow);
             !is_known || !matches!(now, Err(Why::NoSocket | Why::Orphan))
@@ -257,7 +264,9 @@ impl Connection {
 /// and a port below 1024 where the caller's was. For anybody else it is the guard's own, which is nobody's.
 pub(super) fn route(identity: &Identity, policy: &Policy, endpoint: Endpoint) -> Route {
     let (client, to) = (identity.flow.client.0, identity.flow.original.0);
+    // A container's root is not the host's, and its low ports are its own.
     let proof = match policy.catalogue().proof(endpoint) {
+        _ if identity.origin == Origin::Container => Proof::None,
         Proof::Root if identity.uid() == Some(0) => Proof::Root,
         Proof::PrivilegedPort if client.port() < 1024 => Proof::PrivilegedPort,
         Proof::None | Proof::Root | Proof::PrivilegedPort => Proof::None,

@@ -4,13 +4,16 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::audit::event::ProcessSource;
+use crate::caller::namespaces::Found;
 use crate::caller::stamps::{Flow, RawStamps};
-use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Process, Processes, Stamps, Why};
+use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Origin, Process, Processes, Stamps, Why};
 use crate::keeper::protocol::{Answer, Question};
 
+use super::limits::Account;
 use super::record::Finished;
 use super::worker::Worker;
 
@@ -20,8 +23,16 @@ const REMEMBERED_CGROUPS: usize = 4096;
 /// How long a refusal may wait for the evidence. Clients give an answer 300 ms.
 const EVIDENCE_PATIENCE: Duration = Duration::from_millis(50);
 
+/// How long it may take to find the network namespace of a container that was not there at the last search.
+const FOREIGN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// After how long the keeper is asked again; doubled each time.
+const FOREIGN_RETRY: Duration = Duration::from_millis(20);
+
 /// What is known of one connection's client.
 pub struct Identity {
+    /// From where it came.
+    pub origin: Origin,
     /// The two ends of the connection.
     pub flow: Flow,
     /// What the kernel stamped on the client's socket.
@@ -54,12 +65,19 @@ enum Lookup {
 
 impl Identity {
     /// Completes what the kernel said about the client's socket, which cannot change while the connection lives.
-    pub async fn of(worker: &Worker, flow: Flow, raw: Result<RawStamps, Why>, started: Instant) -> Self {
+    pub async fn of(
+        worker: &Worker,
+        origin: Origin,
+        flow: Flow,
+        raw: Result<RawStamps, Why>,
+        started: Instant,
+    ) -> Self {
         let attribution = match raw {
-            Ok(stamps) => attribute(worker, stamps).await,
+            Ok(stamps) => attribute(worker, origin, stamps).await,
             Err(why) => Attribution::Unattributed(why),
         };
         Self {
+            origin,
             flow,
             attribution,
             took: started.elapsed(),
@@ -87,7 +105,11 @@ impl Identity {
     /// The caller as the stamps alone tell it.
     #[must_use]
     pub fn caller(&self) -> Caller {
-        Caller { attribution: self.attribution.clone(), processes: Processes::Skipped }
+        self.caller_held_by(Processes::Skipped)
+    }
+
+    fn caller_held_by(&self, processes: Processes) -> Caller {
+        Caller { origin: self.origin, attribution: self.attribution.clone(), processes }
     }
 
     /// The caller with the processes that hold its socket at this moment: asked anew each time, because what holds
@@ -97,7 +119,7 @@ impl Identity {
         let now = holders(worker, stamps, digest, true).await;
         self.learn(now.clone(), ProcessSource::Fresh);
         let processes = with_those_before(now, self.at_first.borrow().as_ref());
-        Caller { attribution: self.attribution.clone(), processes }
+        self.caller_held_by(processes)
     }
 
     /// Looks who holds the socket of a new connection, before a byte of it is read.
@@ -111,11 +133,16 @@ impl Identity {
         self.at_first.replace(Some(processes));
     }
 
+    /// Whose budget of look-ups it draws on.
+    fn account(&self, uid: u32) -> Account {
+        (self.origin, uid)
+    }
+
     /// Starts a look-up for the log's sake, beside the request, unless the uid has used up its share of them.
     pub fn look_up_for_the_log(self: &Rc<Self>, worker: &Rc<Worker>) {
         let Some(stamps) = self.stamps() else { return };
         if !matches!(*self.lookup.borrow(), Lookup::NotAsked)
-            || !worker.lookups.take(stamps.uid, Instant::now())
+            || !worker.lookups.take(self.account(stamps.uid), Instant::now())
         {
             return;
         }
@@ -164,8 +191,36 @@ impl Identity {
     }
 }
 
-async fn attribute(worker: &Worker, raw: RawStamps) -> Attribution {
-    match cgroup_path(worker, raw).await {
+/// What the kernel stamped on the client's end of a flow out of another network namespace: the keeper asks there.
+///
+/// A client that has reset the connection meanwhile could have given its ports to another: then the answer says nothing.
+pub async fn foreign_stamps(worker: &Worker, stream: &TcpStream, flow: Flow) -> Result<RawStamps, Why> {
+    let question = Question::Foreign { client: flow.client.0, original: flow.original.0 };
+    let until = Instant::now() + FOREIGN_PATIENCE;
+    let mut pause = FOREIGN_RETRY;
+    loop {
+        let answer = {
+            // A flood of containers must not take every place in the line to the keeper.
+            let _turn = worker.foreign.acquire().await.map_err(|_| Why::LookupFailed)?;
+            worker.keeper.ask(question).await
+        };
+        match answer {
+            Some(Answer::Foreign(Found::Stamps(raw))) => {
+                return if matches!(stream.take_error(), Ok(None)) { Ok(raw) } else { Err(Why::Orphan) };
+            }
+            Some(Answer::Foreign(Found::Unknown(why))) => return Err(why),
+            Some(Answer::Foreign(Found::Later)) if Instant::now() < until => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            Some(Answer::Foreign(Found::Later)) => return Err(Why::NoNamespace),
+            _ => return Err(Why::LookupFailed),
+        }
+    }
+}
+
+async fn attribute(worker: &Worker, origin: Origin, raw: RawStamps) -> Attribution {
+    match cgroup_path(worker, origin, raw).await {
         Some(path) => Attribution::Stamped(Stamps {
             uid: raw.uid,
             cgroup: Cgroup { id: raw.cgroup_id, path },
@@ -176,7 +231,7 @@ async fn attribute(worker: &Worker, raw: RawStamps) -> Attribution {
     }
 }
 
-async fn cgroup_path(worker: &Worker, raw: RawStamps) -> Option<CgroupPath> {
+async fn cgroup_path(worker: &Worker, origin: Origin, raw: RawStamps) -> Option<CgroupPath> {
     let id = raw.cgroup_id;
     let remembered = || worker.cgroups.borrow().get(&id).cloned();
     if let Some(path) = remembered() {
@@ -188,7 +243,8 @@ async fn cgroup_path(worker: &Worker, raw: RawStamps) -> Option<CgroupPath> {
         return Some(path);
     }
     // The keeper searches the whole tree for a cgroup that it has not met, and a user can make new ones all day.
-    if raw.uid != 0 && !worker.resolutions.take(raw.uid, Instant::now()) {
+    let is_root = raw.uid == 0 && origin == Origin::Host;
+    if !is_root && !worker.resolutions.take((origin, raw.uid), Instant::now()) {
         return None;
     }
     let Answer::CgroupPath(Some(path)) = worker.keeper.ask(Question::CgroupPath { id }).await? else {

@@ -2,11 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::caller::Origin;
 use crate::policy::Limits;
 
 use super::wire::{Phase, WeakWire, Wire};
@@ -22,14 +24,24 @@ const ACCOUNTS: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Census {
     total: AtomicU32,
-    by_uid: Mutex<HashMap<Option<u32>, u32>>,
+    by_client: Mutex<HashMap<Client, u32>>,
+    of_containers: AtomicU32,
+}
+
+/// By what a connection is counted, before anything costly is done to find out more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// The uid on the socket; `None`: unattributed.
+    User(Option<u32>),
+    /// A container's address: who is behind it takes a question to the keeper.
+    Container(IpAddr),
 }
 
 /// A counted connection; dropping it takes it off the count.
 #[derive(Debug)]
 pub struct Counted {
     census: Arc<Census>,
-    uid: Option<u32>,
+    client: Client,
 }
 
 /// Which limit a connection would exceed.
@@ -42,23 +54,27 @@ pub enum Exceeded {
 }
 
 impl Census {
-    /// Counts a connection of this uid (`None`: unattributed).
+    /// Counts a connection of this client.
     ///
     /// Root is not held to the total: the agents that a machine cannot do without run as root, and a flood from
-    /// other users must not shut them out.
-    pub fn admit(self: &Arc<Self>, uid: Option<u32>, limits: &Limits) -> Result<Counted, Exceeded> {
-        let is_root = uid == Some(0);
-        if !is_root && self.total.load(Ordering::Relaxed) >= limits.connections {
+    /// other users must not shut them out. Containers together have half of the total: one that gives itself many
+    /// addresses must not shut out this host's users.
+    pub fn admit(self: &Arc<Self>, client: Client, limits: &Limits) -> Result<Counted, Exceeded> {
+        let is_root = client == Client::User(Some(0));
+        let is_container = matches!(client, Client::Container(_));
+        let too_many = is_container && self.of_containers.load(Ordering::Relaxed) >= limits.connections / 2;
+        if too_many || !is_root && self.total.load(Ordering::Relaxed) >= limits.connections {
             return Err(Exceeded::Total);
         }
-        let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_uid.entry(uid).or_insert(0);
+        let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_client.entry(client).or_insert(0);
         if *count >= limits.connections_per_uid {
             return Err(Exceeded::PerUid);
         }
         *count += 1;
         self.total.fetch_add(1, Ordering::Relaxed);
-        Ok(Counted { census: Arc::clone(self), uid })
+        self.of_containers.fetch_add(is_container.into(), Ordering::Relaxed);
+        Ok(Counted { census: Arc::clone(self), client })
     }
 
     /// How many connections there are.
@@ -70,12 +86,14 @@ impl Census {
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        let is_container = matches!(self.client, Client::Container(_));
         self.census.total.fetch_sub(1, Ordering::Relaxed);
-        let mut by_uid = self.census.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_uid.get_mut(&self.uid) {
+        self.census.of_containers.fetch_sub(is_container.into(), Ordering::Relaxed);
+        let mut by_client = self.census.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_client.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
-                by_uid.remove(&self.uid);
+                by_client.remove(&self.client);
             }
         }
     }
@@ -83,16 +101,19 @@ impl Drop for Counted {
 
 /// How many searches each uid has left: a bucket that fills with time.
 #[derive(Debug, Default)]
-pub struct LookupBudget(RefCell<HashMap<u32, (f64, Instant)>>);
+pub struct LookupBudget(RefCell<HashMap<Account, (f64, Instant)>>);
+
+/// Whose look-ups are counted together: a container's uid 0 must not use up what the host's root has.
+pub type Account = (Origin, u32);
 
 impl LookupBudget {
-    /// Takes one look-up from this uid's account, if there is one.
-    pub fn take(&self, uid: u32, now: Instant) -> bool {
+    /// Takes one look-up from this account, if there is one left.
+    pub fn take(&self, account: Account, now: Instant) -> bool {
         let mut accounts = self.0.borrow_mut();
-        if accounts.len() >= ACCOUNTS && !accounts.contains_key(&uid) {
+        if accounts.len() >= ACCOUNTS && !accounts.contains_key(&account) {
             accounts.clear();
         }
-        let (left, since) = accounts.entry(uid).or_insert((LOOKUPS, now));
+        let (left, since) = accounts.entry(account).or_insert((LOOKUPS, now));
         *left = (*left + now.duration_since(*since).as_secs_f64() * LOOKUPS).min(LOOKUPS);
         *since = now;
         let granted = *left >= 1.0;
@@ -232,11 +253,12 @@ mod tests {
     fn one_uid_cannot_take_every_connection() {
         let limits = Limits { connections: 10, connections_per_uid: 3, ..Limits::default() };
         let census = Arc::new(Census::default());
-        let flood: Vec<_> = (0..3).map(|_| census.admit(Some(1000), &limits).unwrap()).collect();
-        assert_eq!(census.admit(Some(1000), &limits).unwrap_err(), Exceeded::PerUid);
-        assert!(census.admit(Some(33), &limits).is_ok());
+        let flood: Vec<_> =
+            (0..3).map(|_| census.admit(Client::User(Some(1000)), &limits).unwrap()).collect();
+        assert_eq!(census.admit(Client::User(Some(1000)), &limits).unwrap_err(), Exceeded::PerUid);
+        assert!(census.admit(Client::User(Some(33)), &limits).is_ok());
         drop(flood);
-        assert!(census.admit(Some(1000), &limits).is_ok());
+        assert!(census.admit(Client::User(Some(1000)), &limits).is_ok());
         assert_eq!(census.total(), 0);
     }
 
@@ -244,19 +266,30 @@ mod tests {
     fn root_gets_in_when_others_have_filled_the_house() {
         let limits = Limits { connections: 2, connections_per_uid: 2, ..Limits::default() };
         let census = Arc::new(Census::default());
-        let _flood: Vec<_> = (0..2).map(|_| census.admit(None, &limits).unwrap()).collect();
-        assert_eq!(census.admit(Some(1000), &limits).unwrap_err(), Exceeded::Total);
-        assert!(census.admit(Some(0), &limits).is_ok());
+        let _flood: Vec<_> = (0..2).map(|_| census.admit(Client::User(None), &limits).unwrap()).collect();
+        assert_eq!(census.admit(Client::User(Some(1000)), &limits).unwrap_err(), Exceeded::Total);
+        assert!(census.admit(Client::User(Some(0)), &limits).is_ok());
+    }
+
+    #[test]
+    fn containers_leave_room_for_this_host_s_users() {
+        let limits = Limits { connections: 4, connections_per_uid: 4, ..Limits::default() };
+        let census = Arc::new(Census::default());
+        let at = |last| Client::Container(IpAddr::from([172, 17, 0, last]));
+        let _flood: Vec<_> = (2..4).map(|last| census.admit(at(last), &limits).unwrap()).collect();
+        assert_eq!(census.admit(at(9), &limits).unwrap_err(), Exceeded::Total);
+        assert!(census.admit(Client::User(Some(1000)), &limits).is_ok());
     }
 
     #[test]
     fn look_ups_are_given_out_over_time() {
         let budget = LookupBudget::default();
         let start = Instant::now();
-        let granted = (0..100).filter(|_| budget.take(1000, start)).count();
+        let granted = (0..100).filter(|_| budget.take((Origin::Host, 1000), start)).count();
         assert_eq!(granted, 20);
-        assert!(budget.take(33, start), "another uid has its own account");
-        assert!(budget.take(1000, start + Duration::from_millis(100)));
+        assert!(budget.take((Origin::Host, 33), start), "another uid has its own account");
+        assert!(budget.take((Origin::Container, 1000), start), "a container's number is another user");
+        assert!(budget.take((Origin::Host, 1000), start + Duration::from_millis(100)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::audit::event::{Action, Event, Outcome, ProcessSource, Severity, TECHNIQUE, UpstreamTls};
 use crate::audit::{Slot, scrub};
 use crate::caller::stamps::Flow;
-use crate::caller::{Attribution, Processes};
+use crate::caller::{Attribution, Origin, Processes, container};
 use crate::cloud::{Asked, Class, Endpoint, TokenHolder};
 use crate::hex;
 use crate::policy::{Decision, Mode, Policy, Verdict};
@@ -366,12 +366,14 @@ fn describe_flow(event: &mut Event<'_>, flow: Flow) {
 
 fn describe_identity<'a>(event: &mut Event<'a>, identity: &'a Identity) {
     event.attribution_us = u64::try_from(identity.took.as_micros()).ok();
+    event.origin = (identity.origin == Origin::Container).then_some("container");
     match &identity.attribution {
         Attribution::Unattributed(why) => event.attribution = Some(why.code()),
         Attribution::Stamped(stamps) => {
             event.attribution = Some("stamped");
             event.user_id = Some(stamps.uid.to_string());
             let path = stamps.cgroup.path.as_str();
+            describe_container(event, path);
             // The first unit, which the system's own manager made: a user's may name what it makes as it likes.
             event.cgroup = Some(scrub::bounded(path).into());
             event.unit = path
@@ -380,6 +382,15 @@ fn describe_identity<'a>(event: &mut Event<'a>, identity: &'a Identity) {
                 .map(|name| scrub::bounded(name).into());
         }
     }
+}
+
+fn describe_container(event: &mut Event<'_>, cgroup: &str) {
+    let Some(container) = container::of(cgroup) else { return };
+    event.container_id = Some(container.id.to_owned());
+    event.container_runtime = Some(container.runtime.name());
+    event.container_rootless = container.rootless.then_some(true);
+    event.orchestrator = container.pod.map(|_| "kubernetes");
+    event.pod_uid = container.pod.map(|uid| uid.to_string());
 }
 
 fn describe_processes<'a>(event: &mut Event<'a>, processes: &'a Processes, source: ProcessSource) {

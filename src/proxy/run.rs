@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::audit::{Destination, Sink};
+use crate::caller::Origin;
 use crate::caller::stamps::SockDiag;
 use crate::keeper::bundle::{self, Bundle};
 use crate::keeper::certificates::Certificates;
@@ -42,6 +43,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// How long a worker waits after a failed accept: descriptors that are used up do not come back by asking.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How many questions about other network namespaces a worker has under way, of the places that its line has.
+const FOREIGN_TURNS: usize = 16;
 
 /// Why the proxy cannot serve.
 #[derive(Debug, Error)]
@@ -78,6 +82,9 @@ pub fn run() -> Result<(), ProxyError> {
     serve(&orders, start, diags, policy, tls)
 }
 
+/// A listener, and from where its connections come.
+type Listener = (StdListener, Origin);
+
 /// The first order with everything that came along.
 struct Start {
     uid: u32,
@@ -86,6 +93,7 @@ struct Start {
     log: Destination,
     listeners: Vec<StdListener>,
     doors: Doors,
+    for_containers: Vec<StdListener>,
     channels: Vec<OwnedFd>,
     alive_ms: u64,
 }
@@ -93,12 +101,14 @@ struct Start {
 impl Start {
     fn receive(orders: &OwnedFd) -> Result<Self, ProxyError> {
         let (order, descriptors) = receive(orders).ok_or(ProxyError::Orders)?;
-        let Order::Start { uid, gid, log, listeners, status, metrics, workers, alive_ms } = order else {
+        let Order::Start { uid, gid, log, listeners, status, metrics, workers, alive_ms, containers } = order
+        else {
             return Err(ProxyError::Orders);
         };
         if descriptors.len() != 2 + listeners + usize::from(status) + usize::from(metrics) + workers {
             return Err(ProxyError::Orders);
         }
+        let for_containers = if containers { listeners_for_containers(orders)? } else { Vec::new() };
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(ProxyError::Orders);
         Ok(Self {
@@ -111,6 +121,7 @@ impl Start {
                 unix: status.then(&mut next).transpose()?.map(Into::into),
                 loopback: metrics.then(&mut next).transpose()?.map(Into::into),
             },
+            for_containers,
             channels: descriptors.collect(),
             alive_ms,
         })
@@ -121,6 +132,13 @@ fn receive(orders: &OwnedFd) -> Option<(Order, Vec<OwnedFd>)> {
     let mut buffer = vec![0; MESSAGE_BYTES];
     let (length, descriptors) = protocol::receive(orders, &mut buffer, RecvFlags::empty()).ok()?;
     Some((serde_json::from_slice(buffer.get(..length)?).ok()?, descriptors))
+}
+
+fn listeners_for_containers(orders: &OwnedFd) -> Result<Vec<StdListener>, ProxyError> {
+    match receive(orders) {
+        Some((Order::Containers, listeners)) => Ok(listeners.into_iter().map(StdListener::from).collect()),
+        _ => Err(ProxyError::Orders),
+    }
 }
 
 fn destination(kind: LogKind, descriptor: OwnedFd) -> Destination {
@@ -137,7 +155,9 @@ fn serve(
     policy: Policy,
     tls: Option<Arc<Tls>>,
 ) -> Result<(), ProxyError> {
-    let Start { bundle, log, listeners, doors, channels, alive_ms, .. } = start;
+    let Start { bundle, log, listeners, for_containers, doors, channels, alive_ms, .. } = start;
+    let listeners = listeners.into_iter().map(|listener| (listener, Origin::Host));
+    let listeners = listeners.chain(for_containers.into_iter().map(|listener| (listener, Origin::Container)));
     let (sink, writer) = Sink::start(log)?;
     let (drain, draining) = watch::channel(None);
     let count = channels.len();
@@ -158,7 +178,7 @@ fn serve(
     });
     let mut workers = Vec::new();
     let mut asked = Vec::new();
-    let mut dealt: Vec<Vec<StdListener>> = (0..count).map(|_| Vec::new()).collect();
+    let mut dealt: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
     for (listener, worker) in listeners.into_iter().zip((0..count).cycle()) {
         if let Some(hand) = dealt.get_mut(worker) {
             hand.push(listener);
@@ -265,7 +285,7 @@ fn work(
     shared: Arc<Shared>,
     channel: OwnedFd,
     diag: SockDiag,
-    listeners: Vec<StdListener>,
+    listeners: Vec<Listener>,
     asks: mpsc::Receiver<Ask>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -276,6 +296,7 @@ fn work(
             diag: diag.into(),
             keeper: KeeperLine::new(channel)?,
             cgroups: std::cell::RefCell::default(),
+            foreign: tokio::sync::Semaphore::new(FOREIGN_TURNS),
             resolving: tokio::sync::Mutex::new(()),
             pool: std::cell::RefCell::new(Pool::default()),
             own_tokens: OwnTokens::default(),
@@ -296,16 +317,16 @@ fn work(
         if !worker.shared.alive_every.is_zero() {
             tokio::task::spawn_local(tell_alive(Rc::clone(&worker)));
         }
-        for listener in listeners {
+        for (listener, origin) in listeners {
             listener.set_nonblocking(true)?;
-            tokio::task::spawn_local(accept(Rc::clone(&worker), TcpListener::from_std(listener)?));
+            tokio::task::spawn_local(accept(Rc::clone(&worker), TcpListener::from_std(listener)?, origin));
         }
         until_drained(&worker, draining).await;
         Ok(())
     })
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+async fn accept(worker: Rc<Worker>, listener: TcpListener, origin: Origin) {
     let shared = Arc::clone(&worker.shared);
     let mut closed = std::pin::pin!(shared.farewell.closed());
     loop {
@@ -319,7 +340,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
                 worker.busy.notify_one();
                 let (worker, arrival) = (Rc::clone(&worker), worker.roll.arrive());
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = connection::serve(worker, stream, client, arrival).await {
+                    if let Err(error) = connection::serve(worker, stream, client, origin, arrival).await {
                         tracing::debug!(%error, "a connection failed");
                     }
                 });

@@ -2,7 +2,7 @@
 //!
 //! Whoever takes the proxy over by a crafted request finds a process without a capability, without a file system,
 //! and with system calls enough to serve HTTP: it can reach the metadata endpoints, which it could anyway, and ask
-//! the keeper three small questions.
+//! the keeper four small questions.
 
 use std::collections::BTreeMap;
 use std::io;

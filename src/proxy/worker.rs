@@ -66,6 +66,8 @@ pub struct Worker {
     pub keeper: KeeperLine,
     /// Paths of cgroups that it has met.
     pub cgroups: RefCell<HashMap<u64, CgroupPath>>,
+    /// Turns of those who ask the keeper about other network namespaces.
+    pub foreign: tokio::sync::Semaphore,
     /// Held by whoever asks the keeper for a cgroup's path.
     pub resolving: tokio::sync::Mutex<()>,
     /// Idle upstream connections.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::{Direction, Led, TABLE, Wanted};
+use super::{Direction, Led, TABLE, Wanted, containers};
 
 /// Where distributions put nft.
 const NFT_PATHS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
@@ -121,6 +121,18 @@ impl Nft {
         if complaint.contains("No such file or directory") { Ok(None) } else { Err(failure(&output)) }
     }
 
+    /// How many connections out of other network namespaces a loaded table has counted.
+    pub fn counted(&self) -> Result<u64, RedirectError> {
+        let output = self.output(&["list", "counter", "inet", TABLE, containers::COUNTER], "")?;
+        if !output.status.success() {
+            return Err(failure(&output));
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut words = text.split_whitespace().skip_while(|word| *word != "packets").skip(1);
+        let count = words.next().and_then(|count| count.parse().ok());
+        count.ok_or_else(|| RedirectError::NotAsWanted("its counter shows no number".to_owned()))
+    }
+
     /// Removes the table; no error if there is none.
     pub fn remove(&self) -> Result<(), RedirectError> {
         if self.table()?.is_some() {
@@ -182,11 +194,17 @@ impl Loaded {
     /// the kernel would no longer translate their packets. Only for an audit table; the kernel's own end of a closed
     /// one is to stay. Returns when it is so: whoever is led here afterwards would find nobody.
     pub fn let_new_connections_pass(&mut self, nft: &Nft) -> Result<(), RedirectError> {
-        const CHAIN: &str = "redirect_output";
         let Some(owner) = &mut self.owner else { return Ok(()) };
-        owner.order(&format!("flush chain inet {TABLE} {CHAIN}"))?;
+        let chains: Vec<&str> = ["redirect_output", "redirect_prerouting"]
+            .into_iter()
+            .filter(|chain| rule_count(&self.text, chain).is_some())
+            .collect();
+        for chain in &chains {
+            owner.order(&format!("flush chain inet {TABLE} {chain}"))?;
+        }
         let started = Instant::now();
-        while nft.table()?.is_some_and(|text| rule_count(&text, CHAIN) != Some(0)) {
+        let is_led = |text: &str| chains.iter().any(|chain| rule_count(text, chain) != Some(0));
+        while nft.table()?.is_some_and(|text| is_led(&text)) {
             if started.elapsed() > FLUSH_PATIENCE {
                 return Err(RedirectError::NotAsWanted("the redirect was not taken out".into()));
             }
@@ -310,6 +328,7 @@ mod tests {
             guard_uid: 990,
             interfaces: Vec::new(),
             as_root: false,
+            guests: None,
         }
     }
 

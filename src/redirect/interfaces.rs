@@ -18,6 +18,9 @@ const LIMIT: usize = 64;
 /// Groups of address changes (`RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR`, linux/rtnetlink.h).
 const ADDRESS_GROUPS: [u32; 2] = [5, 9];
 
+/// Groups of route changes (`RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV6_ROUTE`): an interface may become an uplink.
+const ROUTE_GROUPS: [u32; 2] = [7, 11];
+
 /// The interfaces that are up and have addresses of their own, loopback left out, in the order of their names.
 pub fn read() -> io::Result<Vec<Interface>> {
     let mut found: BTreeMap<String, Interface> = BTreeMap::new();
@@ -67,11 +70,12 @@ pub struct AddressWatch {
 }
 
 impl AddressWatch {
-    /// Joins the groups.
-    pub fn start() -> io::Result<Self> {
+    /// Joins the groups; those of routes only where it matters which interfaces are uplinks.
+    pub fn start(with_routes: bool) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, 0))?;
-        for group in ADDRESS_GROUPS {
+        let routes = ROUTE_GROUPS.into_iter().filter(|_| with_routes);
+        for group in ADDRESS_GROUPS.into_iter().chain(routes) {
             socket.add_membership(group)?;
         }
         socket.set_non_blocking(true)?;

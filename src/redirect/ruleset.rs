@@ -21,12 +21,13 @@ use crate::hex;
 use crate::policy::{Mode, OWN_BIT};
 
 use super::TABLE;
+use super::containers::Guests;
 
 /// Before iptables' own NAT rules (-100), with which Docker and the ECS agent redirect.
-const NAT_PRIORITY: i32 = -110;
+pub(super) const NAT_PRIORITY: i32 = -110;
 
 /// After destination NAT (-100): what still aims at an endpoint here was not redirected.
-const FILTER_PRIORITY: i32 = -5;
+pub(super) const FILTER_PRIORITY: i32 = -5;
 
 /// The connection-mark bit that remembers the guard's own upstream connections once their socket is orphaned and
 /// has no uid any more, honoured only for established connections that began as the guard's; and the packet-mark bit
@@ -34,7 +35,7 @@ const FILTER_PRIORITY: i32 = -5;
 pub const MARK_BIT: u32 = OWN_BIT;
 
 /// A TCP connection's first packet.
-const FIRST_PACKET: &str = "tcp flags & (fin | syn | rst | ack) == syn";
+pub(super) const FIRST_PACKET: &str = "tcp flags & (fin | syn | rst | ack) == syn";
 
 /// What happens to traffic when the guard is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +99,17 @@ pub fn lead(endpoints: &[Endpoint], base: u16) -> Vec<Led> {
     sorted.into_iter().zip(ports).map(|(endpoint, port)| Led { endpoint, port }).collect()
 }
 
+/// Gives each endpoint that can be reached through this host a second listener's port, above all of the first ones.
+#[must_use]
+pub fn lead_guests(doors: &[Led]) -> Vec<Led> {
+    let endpoints: Vec<Endpoint> = doors.iter().map(|door| door.endpoint).collect();
+    let routed = |led: &Led| FAMILIES.get(family_of(led.endpoint.addr)).is_some_and(|family| family.loopback);
+    let base = doors.iter().map(|door| door.port).max().unwrap_or(0).saturating_add(1);
+    // A port of the list of others' is skipped even where it would be the first.
+    let base = if TAKEN_PORTS.contains(&base) { base + 1 } else { base };
+    lead(&endpoints, base).into_iter().filter(routed).collect()
+}
+
 /// The state that the guard wants the kernel's table to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -111,58 +123,70 @@ pub struct Wanted {
     pub interfaces: Vec<Interface>,
     /// Whether root's marked connections are the guard's too: some services answer to root alone.
     pub as_root: bool,
+    /// Whose connections out of other network namespaces are led here, or counted.
+    pub guests: Option<Guests>,
 }
 
 /// One IP version's words in nftables' language.
-struct Family {
-    set: &'static str,
+pub(super) struct Family {
+    /// Its place in [`FAMILIES`].
+    pub(super) index: usize,
+    pub(super) set: &'static str,
     set_type: &'static str,
-    key: &'static str,
-    address_key: &'static str,
-    original: &'static str,
+    pub(super) key: &'static str,
+    pub(super) address_key: &'static str,
+    pub(super) original: &'static str,
     /// The chain that leads a connection to the listener.
     lead: &'static str,
+    /// The one that leads a connection out of another network namespace.
+    pub(super) guests: &'static str,
     /// The address of an interface to which it leads.
     address: fn(&Interface) -> Option<IpAddr>,
     /// Whether the listener's loopback address will do where an interface has no address of its own.
-    loopback: bool,
+    pub(super) loopback: bool,
 }
 
 const FAMILIES: [Family; 3] = [
     Family {
+        index: 0,
         set: "endpoints4",
         set_type: "ipv4_addr . inet_service",
         key: "ip daddr . tcp dport",
         address_key: "ip daddr",
         original: "ct original ip daddr . ct original proto-dst",
         lead: "lead4",
+        guests: "guests4",
         address: |interface| interface.v4.map(IpAddr::V4),
         loopback: true,
     },
     Family {
+        index: 1,
         set: "endpoints6",
         set_type: "ipv6_addr . inet_service",
         key: "ip6 daddr . tcp dport",
         address_key: "ip6 daddr",
         original: "ct original ip6 daddr . ct original proto-dst",
         lead: "lead6",
+        guests: "guests6",
         address: |interface| interface.v6.map(IpAddr::V6),
         loopback: true,
     },
     Family {
+        index: 2,
         set: "endpoints6_link",
         set_type: "ipv6_addr . inet_service",
         key: "ip6 daddr . tcp dport",
         address_key: "ip6 daddr",
         original: "ct original ip6 daddr . ct original proto-dst",
         lead: "lead6_link",
+        guests: "guests6_link",
         address: |interface| interface.link_local.map(IpAddr::V6),
         loopback: false,
     },
 ];
 
 /// Which of [`FAMILIES`] an address belongs to.
-fn family_of(addr: IpAddr) -> usize {
+pub(super) fn family_of(addr: IpAddr) -> usize {
     match addr {
         IpAddr::V4(_) => 0,
         IpAddr::V6(v6) => 1 + usize::from(v6.is_unicast_link_local()),
@@ -225,6 +249,10 @@ impl Wanted {
         blocks.push(self.only_redirected());
         blocks.push(self.listener_input());
         blocks.extend(self.listener_output());
+        if let Some(guests) = &self.guests {
+            let families: Vec<_> = self.families().map(|(family, _)| family).collect();
+            blocks.extend(guests.blocks(&families, &self.interfaces));
+        }
         if self.direction == Direction::Closed {
             blocks.push(self.only_guard());
             blocks.push(self.enforce_output());
@@ -293,7 +321,7 @@ impl Wanted {
 
     fn listener_input(&self) -> Block {
         let hook = format!("type filter hook input priority {FILTER_PRIORITY}; policy accept;");
-        let rules = vec![format!("tcp dport {{ {} }} jump only_redirected", self.ports())];
+        let rules = vec![format!("tcp dport {{ {} }} jump only_redirected", ports(&self.doors))];
         Block::chain("listener_input", Some(hook), rules)
     }
 
@@ -301,19 +329,13 @@ impl Wanted {
     /// know them already, and for a while rewrite the source port of whoever uses theirs for a redirected connection.
     fn listener_output(&self) -> Vec<Block> {
         let hook = format!("type filter hook output priority {FILTER_PRIORITY}; policy accept;");
-        let to_listener = format!("oifname \"lo\" tcp dport {{ {} }} jump only_led", self.ports());
+        let to_listener = format!("oifname \"lo\" tcp dport {{ {} }} jump only_led", ports(&self.doors));
         let only_led =
             vec!["ct status dnat accept".to_owned(), "meta l4proto tcp reject with tcp reset".to_owned()];
         vec![
             Block::chain("only_led", None, only_led),
             Block::chain("listener_output", Some(hook), vec![to_listener]),
         ]
-    }
-
-    /// The listeners' ports as the elements of a set.
-    fn ports(&self) -> String {
-        let ports: BTreeSet<u16> = self.doors.iter().map(|door| door.port).collect();
-        ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
     }
 
     /// What the redirect did not bring is reset; and so is a connection whose source port the kernel had to rewrite,
@@ -357,16 +379,22 @@ impl Wanted {
     }
 }
 
-/// A set or a chain of the table.
-struct Block {
-    kind: &'static str,
-    name: &'static str,
-    head: Option<String>,
-    rules: Vec<String>,
+/// The listeners' ports as the elements of a set.
+pub(super) fn ports(doors: &[Led]) -> String {
+    let ports: BTreeSet<u16> = doors.iter().map(|door| door.port).collect();
+    ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A set, a chain or a counter of the table.
+pub(super) struct Block {
+    pub(super) kind: &'static str,
+    pub(super) name: &'static str,
+    pub(super) head: Option<String>,
+    pub(super) rules: Vec<String>,
 }
 
 impl Block {
-    fn chain(name: &'static str, hook: Option<String>, rules: Vec<String>) -> Self {
+    pub(super) fn chain(name: &'static str, hook: Option<String>, rules: Vec<String>) -> Self {
         Self { kind: "chain", name, head: hook, rules }
     }
 
@@ -419,6 +447,7 @@ mod tests {
                 link_local: Some("fe80::5".parse().unwrap()),
             }],
             as_root: false,
+            guests: None,
         }
     }
 
@@ -430,6 +459,44 @@ mod tests {
     #[test]
     fn audit_belongs_to_its_process_and_filters_nothing() {
         insta::assert_snapshot!(wanted(Direction::Open).line(true));
+    }
+
+    fn with_guests(doors: Option<Vec<Led>>) -> Wanted {
+        let guests = Guests {
+            interfaces: vec!["docker0".into(), "br-*".into()],
+            uplinks: vec!["br-lan".into(), "ens5".into()],
+            doors,
+        };
+        let mut wanted = wanted(Direction::Open);
+        wanted.interfaces.push(Interface {
+            name: "docker0".into(),
+            index: 3,
+            v4: Some("172.17.0.1".parse().unwrap()),
+            v6: Some("fd17::1".parse().unwrap()),
+            link_local: None,
+        });
+        Wanted { guests: Some(guests), ..wanted }
+    }
+
+    #[test]
+    fn containers_are_led_from_their_interfaces_and_never_from_an_uplink() {
+        let doors = lead_guests(&wanted(Direction::Open).doors);
+        insta::assert_snapshot!(with_guests(Some(doors)).table());
+    }
+
+    #[test]
+    fn containers_that_are_not_judged_are_counted_and_led_nowhere() {
+        let text = with_guests(None).table();
+        assert!(text.contains("counter name containers") && !text.contains("hook prerouting priority -110"));
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn containers_have_listeners_of_their_own() {
+        let doors = wanted(Direction::Closed).doors;
+        let guests = lead_guests(&doors);
+        assert_eq!(guests.len(), 3, "link-local endpoints are not routed");
+        assert!(guests.iter().all(|guest| doors.iter().all(|door| door.port != guest.port)));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::record::Record;
-use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Exe, Process, Processes, Stamps, Why};
+use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Exe, Origin, Process, Processes, Stamps, Why};
 use crate::cases::{described, request};
 use crate::cloud::{Asked, Class, Endpoint, How, TokenHolder};
 use crate::policy::{BindTokens, Decision, Policy};
@@ -90,7 +90,8 @@ fn caller(record: &Record<'_>) -> Caller {
         // Of several holders the event names one; the others are taken to be like it.
         (Some(_), executable) => Processes::Holders(vec![process(record, executable)]),
     };
-    Caller { attribution, processes }
+    let origin = if &*record.origin == "container" { Origin::Container } else { Origin::Host };
+    Caller { origin, attribution, processes }
 }
 
 fn process(record: &Record<'_>, executable: &str) -> Process {

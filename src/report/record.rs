@@ -118,6 +118,8 @@ pub struct Record<'a> {
     pub destination_port: Option<u16>,
     #[serde(rename = "imds_guard.attribution", borrow)]
     pub attribution: Text<'a>,
+    #[serde(rename = "imds_guard.origin", borrow)]
+    pub origin: Text<'a>,
     #[serde(rename = "user.id", borrow)]
     pub user_id: Text<'a>,
     #[serde(rename = "imds_guard.cgroup", borrow)]

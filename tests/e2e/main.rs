@@ -29,6 +29,7 @@ mod clients;
 mod clouds;
 mod coexistence;
 mod connections;
+mod containers;
 mod corpus;
 mod decisions;
 mod doors;

@@ -113,6 +113,13 @@ impl Bed {
         })
     }
 
+    /// Sets a kernel setting of the vm's network namespace.
+    pub fn sysctl(&self, name: &str, value: &str) {
+        let set = format!("echo {value} > /proc/sys/{name}");
+        let status = self.network.vm.command("sh").args(["-c", &set]).status();
+        assert!(status.expect("sh runs").success(), "{name}");
+    }
+
     /// A command of the guard's binary inside the vm, as root.
     pub fn guard_command(&self) -> Command {
         self.network.vm.command(super::guard::binary().to_str().expect("a path of text"))

@@ -6,6 +6,7 @@
 //! | [`netns`] | two network namespaces, "cloud" and "vm", with a cable between them |
 //! | [`cgroup`] | control groups that look as systemd's do |
 //! | [`caller`], [`connection`] | programs that ask for metadata as some user, in some unit; curl, or raw bytes |
+//! | [`container`] | network namespaces behind a bridge of the vm, as container engines make them |
 //! | [`guard`], [`policy`] | the real binary, with a policy, in the vm |
 //! | [`tls`] | the same cloud behind TLS, and a certificate authority |
 //! | [`event`] | its audit log |
@@ -18,6 +19,7 @@ pub mod bed;
 pub mod caller;
 pub mod cgroup;
 pub mod connection;
+pub mod container;
 pub mod event;
 pub mod guard;
 pub mod netns;

@@ -37,7 +37,8 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    fn new(name: String) -> Self {
+    /// Makes one of this name.
+    pub fn new(name: String) -> Self {
         // The first `ip netns add` of all prepares /run/netns, and two at once would do it twice.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,6 +46,11 @@ impl Namespace {
         let namespace = Self { name };
         namespace.ip("link set lo up\n");
         namespace
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The file that names this namespace.

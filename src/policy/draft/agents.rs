@@ -8,7 +8,8 @@ use toml::Spanned;
 use super::{DraftAgent, Reader, names};
 use crate::cloud::{Class, Classes};
 use crate::policy::agent::{Agent, Cgroups};
-use crate::policy::compile::{classes, shared};
+use crate::policy::compile::{classes, empty_list, shared};
+use crate::policy::containers::{self, ContainerPattern};
 use crate::policy::diagnostic::did_you_mean;
 use crate::policy::evaluate::all_classes;
 use crate::policy::index::RuleSet;
@@ -23,6 +24,7 @@ impl Reader<'_, '_, '_> {
         let name = self.name("agent", table.name.as_ref(), whole.clone());
         let place = self.cgroups(table, &whole);
         let uids = self.agent_uids(table, &whole);
+        let containers = self.containers(table, &place, uids.is_some(), &whole);
         let exes: Vec<_> = self
             .given("exe", table.exe.as_ref().map(names), &whole)
             .iter()
@@ -37,6 +39,7 @@ impl Reader<'_, '_, '_> {
         let mut agent = Agent {
             name: shared(name?),
             place,
+            containers,
             subtree: table.subtree.as_ref().is_some_and(|subtree| *subtree.get_ref()),
             uids,
             exe: exes.iter().map(|(exe, _)| exe.clone()).collect(),
@@ -86,6 +89,50 @@ impl Reader<'_, '_, '_> {
             return Cgroups::Literal(paths.iter().filter_map(|path| self.cgroup(path, subtree)).collect());
         }
         Cgroups::Anywhere
+    }
+
+    /// What containers the agent is. Those that users or units name need a user or a unit beside the name.
+    fn containers(
+        &mut self,
+        table: &AgentTable,
+        place: &Cgroups,
+        has_user: bool,
+        whole: &Range<usize>,
+    ) -> Vec<ContainerPattern> {
+        let Some(tables) = &table.container else { return Vec::new() };
+        if tables.0.is_empty() {
+            empty_list("container", &self.document.place(whole.clone()), self.report);
+        }
+        let mut patterns = Vec::new();
+        for table in &tables.0 {
+            let span = table.span();
+            let Some(pattern) = containers::pattern(table, &self.document.place(span.clone()), self.report)
+            else {
+                continue;
+            };
+            match (pattern.is_quadlet(), place) {
+                (true, Cgroups::Units(_)) | (false, Cgroups::Anywhere) => {}
+                (true, _) => self.error(
+                    "container-needs-unit",
+                    "a Quadlet container stands inside a unit: add that `unit`, since units name their children",
+                    span.clone(),
+                ),
+                (false, _) => self.error(
+                    "container-and-place",
+                    "only a Quadlet container has a `unit`, and none has a `cgroup`: `container` says where it is",
+                    span.clone(),
+                ),
+            }
+            if pattern.rootless && !has_user {
+                self.error(
+                    "container-needs-user",
+                    "users name the cgroups of their own containers: add the `user`",
+                    span,
+                );
+            }
+            patterns.push(pattern);
+        }
+        patterns
     }
 
     fn unit(&mut self, unit: &Name) -> Option<UnitPattern> {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::{Accounts, Context, Source};
 use super::super::{Action, Form, diagnostic};
 use super::*;
-use crate::caller::{Attribution, Cgroup, CgroupPath, Exe, Process, Processes, Stamps, Why};
+use crate::caller::{Attribution, Cgroup, CgroupPath, Exe, Origin, Process, Processes, Stamps, Why};
 use crate::cases::request;
 use crate::cloud::Endpoint;
 
@@ -15,7 +15,7 @@ const KEYS: &str = "GET /latest/meta-data/iam/security-credentials/r";
 
 fn policy(text: &str) -> Policy {
     let sources = [Source { name: "policy.toml".to_owned(), text: text.to_owned() }];
-    let context = Context { accounts: Accounts::parse("imds-guard:x:990:990", ""), detected: Vec::new() };
+    let context = Context { accounts: Accounts::parse("imds-guard:x:990:990", ""), ..Context::default() };
     match Policy::compile(&sources, &context) {
         Ok(compiled) => compiled.policy,
         Err(errors) => panic!("{}", diagnostic::render(&errors, &sources, false)),
@@ -25,7 +25,7 @@ fn policy(text: &str) -> Policy {
 fn caller(unit: &str) -> Caller {
     let path = CgroupPath::new(format!("/system.slice/{unit}.service")).unwrap();
     let stamps = Stamps { uid: 1, cgroup: Cgroup { id: 1, path }, inode: 1, cookie: 1 };
-    Caller { attribution: Attribution::Stamped(stamps), processes: Processes::Skipped }
+    Caller { origin: Origin::Host, attribution: Attribution::Stamped(stamps), processes: Processes::Skipped }
 }
 
 fn running(unit: &str, exe: &str) -> Caller {
@@ -261,7 +261,7 @@ fn slow_v1(policy: &Policy, caller: &Caller) -> V1 {
     let (mut word, mut is_listed) = (None, false);
     for agent in &policy.agents {
         let Some(stamps) = caller.stamps() else { continue };
-        let fit = agent.fit(stamps, View::Actual(&caller.processes));
+        let fit = agent.fit(stamps, caller.origin, View::Actual(&caller.processes));
         is_listed |= fit.grants;
         word = match agent.v1 {
             Some(V1::Deny) if fit.denies => Some(V1::Deny),
