@@ -151,18 +151,21 @@ async fn http(
             pipeline::answer(Rc::clone(&connection), request)
         })
     };
-    let serving = http1::Builder::new()
-        .preserve_header_case(true)
-        .auto_date_header(false)
-        .max_headers(policy.settings().limits.headers as usize + 1)
-        .max_buf_size((policy.settings().limits.head_bytes as usize + BUFFER_SLACK).max(LEAST_BUFFER))
-        .serve_connection(wire.clone(), service);
-    let mut serving = std::pin::pin!(serving);
-    let served = tokio::select! {
-        served = serving.as_mut() => served,
-        () = farewell::is_last_request(&worker.shared, &asked) => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    // hyper's part must be gone when it has ended: it holds the connection, which may go on as a tunnel or be reset.
+    let served = {
+        let serving = http1::Builder::new()
+            .preserve_header_case(true)
+            .auto_date_header(false)
+            .max_headers(policy.settings().limits.headers as usize + 1)
+            .max_buf_size((policy.settings().limits.head_bytes as usize + BUFFER_SLACK).max(LEAST_BUFFER))
+            .serve_connection(wire.clone(), service);
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            served = serving.as_mut() => served,
+            () = farewell::is_last_request(&worker.shared, &asked) => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
         }
     };
     drop(enrolled);
