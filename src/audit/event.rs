@@ -31,6 +31,8 @@ pub enum Action {
     Connection,
     /// Several alike things that were counted instead of told one by one.
     Aggregate,
+    /// A program that named a metadata service on its command line when it started.
+    Command,
     /// Something about the guard itself: a reload, a changed redirect, lost events.
     Guard,
 }
@@ -202,6 +204,8 @@ pub struct Event<'a> {
     pub pid: Option<u32>,
     #[serde(rename = "process.parent.pid", skip_serializing_if = "Option::is_none")]
     pub parent_pid: Option<u32>,
+    #[serde(rename = "imds_guard.process.ancestors", skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<String>,
     #[serde(rename = "process.name", skip_serializing_if = "Option::is_none")]
     pub process_name: Option<Cow<'a, str>>,
     #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
@@ -287,6 +291,7 @@ impl<'a> Event<'a> {
             doubt: None,
             pid: None,
             parent_pid: None,
+            ancestors: Vec::new(),
             process_name: None,
             executable: None,
             command_line: None,

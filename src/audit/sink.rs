@@ -206,6 +206,11 @@ impl Destination {
         event.severity = Severity::Critical as u8;
         event.reason = Some(reason.into());
         event.message = Some(message.to_owned().into());
+        self.append_event(&event)
+    }
+
+    /// Appends one event outside the queue.
+    pub fn append_event(&mut self, event: &Event<'_>) -> io::Result<()> {
         let mut line = Vec::new();
         event.write(&mut line);
         self.append(&line)

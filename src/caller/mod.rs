@@ -108,6 +108,14 @@ impl CgroupPath {
         &self.0
     }
 
+    /// The name of the service or scope that this cgroup is, or lies below.
+    #[must_use]
+    pub fn unit_name(&self) -> Option<&str> {
+        let is_unit =
+            |part: &&str| part.rsplit_once('.').is_some_and(|(_, kind)| matches!(kind, "service" | "scope"));
+        self.0.split('/').find(is_unit)
+    }
+
     /// The cgroup of the service or scope that this one is, or lies below; itself, if there is none.
     ///
     /// A unit with a delegated subtree moves its processes about in it, so that a socket's holders need not be in the

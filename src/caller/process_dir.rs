@@ -18,6 +18,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::CgroupPath;
+
 /// How many threads of a process are searched. A process with more is not searched to the end, which is an error: the
 /// thread behind the last one could have the socket in a table of its own.
 const THREAD_LIMIT: usize = 4096;
@@ -154,6 +156,14 @@ impl ProcessDir {
         let mut text = [0; TEXT_BYTES];
         let Some(text) = self.read("status", &mut text)? else { return Ok(None) };
         Status::parse(text).map(Some).ok_or_else(unreadable)
+    }
+
+    /// The cgroup of the unified hierarchy that the process is in now; `None` if it is gone, or in none.
+    pub(super) fn cgroup(&self) -> io::Result<Option<CgroupPath>> {
+        let mut text = [0; TEXT_BYTES];
+        let Some(text) = self.read("cgroup", &mut text)? else { return Ok(None) };
+        let path = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
+        Ok(path.and_then(|path| CgroupPath::new(String::from_utf8_lossy(path))))
     }
 
     /// What a link shows; `None` if it shows nothing (a kernel thread's or a dead leader's executable).

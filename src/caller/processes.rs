@@ -31,6 +31,9 @@ const PROCESS_LIMIT: usize = 4096;
 /// More holders of one socket than this are told as "unknown": nobody shares a connection so widely.
 pub const HOLDERS_LIMIT: usize = 64;
 
+/// How many of the processes above one are told.
+const ANCESTORS: usize = 5;
+
 /// How many command lines are remembered.
 const REMEMBERED: usize = 1024;
 
@@ -111,6 +114,32 @@ impl ProcessTable {
     pub fn identify(&mut self, pid: u32, search: &Search<'_>) -> Option<Process> {
         let dir = ProcessDir::open(pid).ok()??;
         self.identity(pid, &dir, search).ok()?
+    }
+
+    /// Whom a process belongs to, in which cgroup it is, and what is known of it; `None` if there is none, or if it cannot
+    /// be told.
+    pub fn who(&mut self, pid: u32, digest: bool, until: Instant) -> Option<(u32, CgroupPath, Process)> {
+        let dir = ProcessDir::open(pid).ok()??;
+        let (_, uid) = dir.status().ok()??.uids;
+        let cgroup = dir.cgroup().ok()??;
+        let search = Search { cgroup: &cgroup, inode: 0, uid, digest, decisive: false, until };
+        let process = self.identity(pid, &dir, &search).ok()??;
+        Some((uid, cgroup, process))
+    }
+
+    /// The processes above one, nearest first: number and name, which the process has chosen itself.
+    #[must_use]
+    pub fn ancestors(&self, process: &Process) -> Vec<String> {
+        let mut above = Vec::new();
+        let mut pid = process.parent;
+        while pid > 0 && above.len() < ANCESTORS {
+            let Some(stat) = ProcessDir::open(pid).ok().flatten().and_then(|dir| dir.stat().ok()?) else {
+                break;
+            };
+            above.push(format!("{pid} {}", String::from_utf8_lossy(&stat.comm)));
+            pid = stat.parent;
+        }
+        above
     }
 
     /// Reads a process's identity between opening its pidfd and seeing that it still lives, so that the answer is

@@ -83,6 +83,17 @@ impl Oracle {
         }
     }
 
+    /// Whom a process that runs belongs to, where, and what it is.
+    pub fn who(&mut self, pid: u32, digest: bool) -> Option<(u32, CgroupPath, Process)> {
+        self.processes.who(pid, digest, Instant::now() + LOG_PATIENCE)
+    }
+
+    /// The processes above one, nearest first, each with its name.
+    #[must_use]
+    pub fn ancestors(&self, process: &Process) -> Vec<String> {
+        self.processes.ancestors(process)
+    }
+
     fn path(&mut self, id: u64) -> Option<CgroupPath> {
         self.tree.as_ref()?.resolve(id, &mut self.paths).ok()?
     }

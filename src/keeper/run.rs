@@ -30,6 +30,7 @@ use super::choice::{self, Chosen};
 use super::error::{KeeperError, report};
 use super::files::{self, Trust};
 use super::guestbook::Guestbook;
+use super::hints::Hints;
 use super::plan::{beat_period, compile, executables, guests, role, wanted};
 use super::protocol::{self, QUESTION_BYTES};
 use super::proxy::ProxyProcess;
@@ -109,6 +110,7 @@ struct Keeper {
     all_doors: Vec<Led>,
     wanted: Wanted,
     loaded: Option<Loaded>,
+    hints: Hints,
 }
 
 impl Keeper {
@@ -158,11 +160,14 @@ impl Keeper {
         if stand_in.is_none() {
             state.remember(&bundle, &wanted);
         }
+        // Before the privilege goes to look from another network namespace.
+        let hints = Hints::start(&policy, &mut log);
         privileges::keep_only_what_is_needed(guest_doors.is_some())?;
         let is_outdated = stand_in.is_some();
         let health = Health { in_place: true, since: Moment::now(), is_outdated, ..Health::default() };
         let guestbook = Guestbook::new(guest_doors);
         Ok(Self {
+            hints,
             config: config.to_owned(),
             signals,
             state,
@@ -215,6 +220,7 @@ impl Keeper {
                 return self.after_the_proxy();
             }
             self.rotate_if_large();
+            self.hints.tell(&self.policy, &mut self.oracle, &mut self.log);
             if events.addresses {
                 self.follow_addresses();
             }
@@ -239,6 +245,7 @@ impl Keeper {
             PollFd::new(&self.addresses, PollFlags::IN),
         ];
         polled.extend(self.proxy.questions().iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
+        polled.extend(self.hints.wake().map(|wake| PollFd::from_borrowed_fd(wake, PollFlags::IN)));
         let retry = self.loaded.is_none().then_some(RETRY);
         let look = self.rotation.is_some().then_some(rotation::LOOK);
         let periods = [watchdog, retry, look, self.certificates.period(), self.guestbook.next_turn()];
@@ -438,6 +445,7 @@ impl Keeper {
         // From audit to enforce the proxy judges first; either way no request sees half of a change.
         self.proxy.reload(&bundle)?;
         (self.policy, self.certificates) = (policy, certificates);
+        self.hints.follow(&self.policy, &mut self.log);
         self.stand_in = None;
         self.rotation = Rotation::of(self.policy.settings());
         if wanted != self.wanted {

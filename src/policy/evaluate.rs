@@ -102,6 +102,15 @@ impl Policy {
         })
     }
 
+    /// Whether the caller is one of the policy's agents, whatever that one may have.
+    #[must_use]
+    pub fn is_agent(&self, caller: &Caller) -> bool {
+        caller.stamps().is_some_and(|stamps| {
+            let mut agents = self.agent_index.candidates(stamps).filter_map(|id| self.agent(id));
+            agents.any(|agent| agent.fit(stamps, caller.origin, View::Actual(&caller.processes)).grants)
+        })
+    }
+
     fn decide_with(&self, caller: &Caller, asked: &Asked, view: View<'_>) -> Decision {
         let target = match (&asked.target, asked.faults.first()) {
             (Ok(target), None) => target,

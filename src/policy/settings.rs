@@ -33,6 +33,8 @@ pub struct Settings {
     pub workers: Option<u16>,
     /// Whether a redirect that somebody else removed is put back.
     pub self_heal: bool,
+    /// Whether programs that name a metadata service on their command lines are told of.
+    pub watch_commands: bool,
     /// The unix socket at which the guard shows its status; `None` for nowhere.
     pub status_socket: Option<String>,
     /// The group that may open it beside root; `None` for the guard's own.
@@ -152,6 +154,7 @@ pub(super) fn read(document: &Document, accounts: &Accounts, report: &mut Report
         port: u16::try_from(port).unwrap_or(169),
         workers: workers.and_then(|workers| u16::try_from(workers).ok()),
         self_heal: table.self_heal.unwrap_or(true),
+        watch_commands: table.watch_commands.unwrap_or(false),
         status_socket: status_socket(document, table.status_socket.as_ref(), report),
         status_gid: status_gid(document, table, accounts, report),
         metrics: metrics(document, table.metrics.as_ref(), report),

@@ -45,6 +45,7 @@ pub(super) struct GuardTable {
     pub(super) port: Option<Spanned<i64>>,
     pub(super) workers: Option<Spanned<i64>>,
     pub(super) self_heal: Option<bool>,
+    pub(super) watch_commands: Option<bool>,
     pub(super) status_socket: Option<Name>,
     pub(super) status_group: Option<Ids>,
     pub(super) metrics: Option<Name>,

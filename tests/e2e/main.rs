@@ -28,6 +28,7 @@ mod audit_mode;
 mod clients;
 mod clouds;
 mod coexistence;
+mod commands;
 mod connections;
 mod containers;
 mod corpus;
