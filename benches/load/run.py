@@ -24,6 +24,8 @@ from pathlib import Path
 
 ADDRESS = "169.254.169.254"
 CREDENTIALS = "/latest/meta-data/iam/security-credentials/role"
+# The catalogue calls it constant; the decoy cloud gives the same answer for it.
+CONSTANT = "/latest/meta-data/instance-id"
 TAG = f"imdsgb{os.getpid()}"
 VM, CLOUD = f"{TAG}-vm", f"{TAG}-cloud"
 PROXY_UID, GUARD_UID, AGENT_UID = 64100, 64101, 64102
@@ -212,15 +214,18 @@ class Bench:
             yield child
 
     @contextlib.contextmanager
-    def guard(self, exe=False):
+    def guard(self, exe=False, memory=False):
         wrk = shutil.which("wrk")
         shipped = Path(__file__).resolve().parents[2] / "policy.toml"
         policy = re.sub(r'(?m)^mode *=.*$', 'mode = "enforce"', shipped.read_text(), count=1)
         policy = re.sub(r'(?m)^cloud *=.*$', 'cloud = "aws"', policy, count=1)
         policy = re.sub(r'(?m)^user *= *"imds-guard".*$', f'user = "{GUARD_UID}"', policy, count=1)
+        policy = re.sub(r'(?m)^status-socket *=.*\n', '', policy, count=1)
         log = self.work / "guard.audit.log"
         policy = re.sub(r'(?m)^audit-log *=.*$', f'audit-log = "{log}"', policy, count=1)
         policy += f'\n[[agent]]\nname = "bench"\nunit = "{UNIT}"\nuser = "{AGENT_UID}"\nallow = ["credentials", "config", "session"]\n'
+        if memory:
+            policy = re.sub(r'(?m)^\[guard\]$', '[guard]\ncache = "constants"', policy, count=1)
         if exe:
             policy += f'exe = ["{wrk}"]\n'
         config = self.write("policy.toml", policy)
@@ -235,9 +240,9 @@ class Bench:
             yield child
         subprocess.run(within(VM, "nft", "delete", "table", "inet", "imds_guard"), capture_output=True, check=False)
 
-    def wrk(self, cgroup, connections, kept):
+    def wrk(self, cgroup, connections, kept, path):
         header = [] if kept else ["-H", "Connection: close"]
-        load = ["wrk", "-t1", f"-c{connections}", f"-d{self.arguments.seconds}s", "--latency", *header, f"http://{ADDRESS}{CREDENTIALS}"]
+        load = ["wrk", "-t1", f"-c{connections}", f"-d{self.arguments.seconds}s", "--latency", *header, f"http://{ADDRESS}{path}"]
         enter = f"echo $$ > {cgroup}/cgroup.procs && exec setpriv --reuid={AGENT_UID} --clear-groups \"$@\""
         output = sh(*within(VM, "sh", "-c", enter, "sh", *load)).stdout
         return parse(output)
@@ -293,7 +298,7 @@ def main():
     parser.add_argument("--binary", default="target/release/imds-guard")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
-    parser.add_argument("--ways", default="direct,nginx,haproxy,guard,guard+exe")
+    parser.add_argument("--ways", default="direct,nginx,haproxy,guard,guard+exe,guard+memory")
     parser.add_argument("--cases", default=",".join(case for case, _, _ in CASES))
     parser.add_argument("--json", help="also write the medians to this file")
     parser.add_argument("--keep", help="keep configurations and logs in this directory")
@@ -307,7 +312,7 @@ def main():
         os.chmod(work, 0o777)
         bench = Bench(arguments, work)
         starters = {"direct": bench.direct, "nginx": bench.nginx, "haproxy": bench.haproxy, "guard": bench.guard,
-                    "guard+exe": lambda: bench.guard(exe=True)}
+                    "guard+exe": lambda: bench.guard(exe=True), "guard+memory": lambda: bench.guard(memory=True)}
         with bench.cloud():
             for number in range(arguments.rounds):
                 for way in ways:
@@ -317,7 +322,7 @@ def main():
                         for case, connections, kept in cases:
                             print(f"\rround {number + 1}/{arguments.rounds} {way:9} {case:15}", end="", file=sys.stderr, flush=True)
                             before = cpu_seconds(child.pid) if child else 0
-                            sample = bench.wrk(cgroup, connections, kept)
+                            sample = bench.wrk(cgroup, connections, kept, CONSTANT if way == "guard+memory" else CREDENTIALS)
                             spent = (cpu_seconds(child.pid) - before) if child else 0
                             sample["cpu"] = spent / max(1, sample["rate"] * arguments.seconds) * 1e6
                             results.setdefault((case, way), []).append(sample)
