@@ -121,7 +121,7 @@ fn a_policy_that_cannot_be_read() {
         }
     }
     for command in OF_POLICIES {
-        expect(&files, &with(command, "POLICY", "/dev/zero"), 78, "larger than 8 MiB");
+        expect(&files, &with(command, "POLICY", "/dev/zero"), 78, "larger than 8192 KiB");
     }
 }
 
