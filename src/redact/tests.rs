@@ -247,8 +247,9 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic_or_leak(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0_usize..200) {
         let whole = br#"{"instance":{"attributes":{"a":"<secret>"},"b":[1,"<open>"]}}"#;
-        // A document with a hole, and one with something strange in its middle.
+        // A document with a hole, and one with something strange in its middle, but not in a name: that makes another name.
         let cut = at.min(whole.len());
+        prop_assume!(!(2..=10).contains(&cut) && !(14..=24).contains(&cut));
         for answer in [bytes.clone(), whole[..cut].to_vec(), [&whole[..cut], &bytes[..], &whole[cut..]].concat()] {
             for withholding in [google(), hetzner()] {
                 if let Ok(redacted) = redact(&answer, &withholding)
