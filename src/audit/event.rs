@@ -131,6 +131,16 @@ pub struct Event<'a> {
     pub classes: Vec<&'static str>,
     #[serde(rename = "imds_guard.withheld", skip_serializing_if = "Vec::is_empty")]
     pub withheld: Vec<&'static str>,
+    #[serde(rename = "imds_guard.issued.key_id", skip_serializing_if = "Option::is_none")]
+    pub issued_key: Option<Cow<'a, str>>,
+    #[serde(rename = "imds_guard.issued.principal", skip_serializing_if = "Option::is_none")]
+    pub issued_principal: Option<Cow<'a, str>>,
+    #[serde(rename = "imds_guard.issued.scope", skip_serializing_if = "Option::is_none")]
+    pub issued_scope: Option<Cow<'a, str>>,
+    #[serde(rename = "imds_guard.issued.expires", skip_serializing_if = "Option::is_none")]
+    pub issued_expires: Option<Cow<'a, str>>,
+    #[serde(rename = "imds_guard.issued.unread", skip_serializing_if = "Option::is_none")]
+    pub issued_unread: Option<&'static str>,
     #[serde(rename = "cloud.provider", skip_serializing_if = "Option::is_none")]
     pub cloud: Option<Cow<'a, str>>,
     #[serde(rename = "threat.technique.id", skip_serializing_if = "Option::is_none")]
@@ -256,6 +266,11 @@ impl<'a> Event<'a> {
             agent: None,
             classes: Vec::new(),
             withheld: Vec::new(),
+            issued_key: None,
+            issued_principal: None,
+            issued_scope: None,
+            issued_expires: None,
+            issued_unread: None,
             cloud: None,
             technique: None,
             method: None,

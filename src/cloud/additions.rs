@@ -117,6 +117,7 @@ impl Cloud {
             session: None,
             upstream_tls: None,
             resources: Vec::new(),
+            issued: Vec::new(),
             refusals: Refusals::neutral(),
             never_intercept: Vec::new(),
             dynamic_address: None,

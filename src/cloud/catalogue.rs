@@ -25,6 +25,7 @@ use super::class::{Class, Classes};
 use super::detect::Dmi;
 use super::endpoint::{Door, Endpoint, Proof};
 use super::index::{Doorway, Index};
+use super::issued::Issue;
 use super::load::LoadError;
 use super::members::Withholding;
 use super::refusal::{self, Answer};
@@ -320,6 +321,17 @@ impl Catalogue {
         let knowing = asked.touched.clouds.iter().filter_map(|id| self.cloud(id));
         let version_keys = knowing.flat_map(Cloud::version_query).cloned().collect();
         Withholding::new(members, classes, version_keys)
+    }
+
+    /// How the answer to a request tells of the key in it, if it hands one out.
+    #[must_use]
+    pub fn issue(&self, asked: &Asked) -> Option<&Issue> {
+        let target = asked.target.as_ref().ok()?;
+        if !asked.touched.classes.contains(Class::Credentials) {
+            return None;
+        }
+        let knowing = asked.touched.clouds.iter().filter_map(|id| self.cloud(id));
+        knowing.flat_map(Cloud::issued).find(|issue| issue.path.matches(target.path().segments()))
     }
 
     /// What to tell a client whose request is refused.

@@ -91,6 +91,9 @@ pub enum LoadFault {
     /// TLS at a port that no opaque endpoint has, for a name that is no host's, or with a file without an absolute path.
     #[error("`upstream-tls` names another port, host or file than it may")]
     Tls,
+    /// An answer that tells nothing of its key, or the key itself, or a part of a secret path.
+    #[error("`issued` for `{0}` tells nothing, or a secret")]
+    Issued(String),
     /// What is wrong with the refusals.
     #[error("{0}")]
     Refusal(#[from] RefusalError),
@@ -121,6 +124,12 @@ fn read(id: &'static str, number: u8, text: &str) -> Result<Cloud, LoadFault> {
     }
     let mut resources = entries.into_iter().map(resource).collect::<Result<Vec<_>, _>>()?;
     check_resources(&resources, &served, session.as_ref())?;
+    for issue in &file.issued {
+        let secret_path = resources.iter().any(|row| row.secret_path);
+        if !issue.is_sound(secret_path) {
+            return Err(LoadFault::Issued(issue.path.to_string()));
+        }
+    }
     let refusals = Refusals::new(file.refusal_headers, file.refusal)?;
     check_refusals(&refusals, &resources)?;
     if file.listings {
@@ -143,6 +152,7 @@ fn read(id: &'static str, number: u8, text: &str) -> Result<Cloud, LoadFault> {
         session: session.map(Arc::new),
         upstream_tls,
         resources,
+        issued: file.issued,
         refusals,
         never_intercept,
         dynamic_address: file.dynamic_address,

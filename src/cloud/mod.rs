@@ -8,6 +8,7 @@
 //!   them.
 //! * [`asked`]: one request in the words of the catalogue; the policy decides about this.
 //! * [`refusal`]: what a refused client is told, so that it gives up instead of trying again.
+//! * [`issued`]: what an answer tells of the key in it.
 //! * [`members`]: which members of an answer that mixes classes hold which.
 //! * [`session`]: session tokens, and how a request speaks of them.
 //! * [`tls`]: which services can be asked over TLS as well.
@@ -21,6 +22,7 @@ pub mod class;
 pub mod detect;
 pub mod endpoint;
 mod index;
+pub mod issued;
 pub mod load;
 pub mod members;
 mod mention;

@@ -9,6 +9,7 @@ use crate::request::{RawHead, Target};
 use super::class::Classes;
 use super::detect::Signature;
 use super::endpoint::{Door, Endpoint, Proof};
+use super::issued::Issue;
 use super::members::Members;
 use super::pattern::PathPattern;
 use super::refusal::Refusals;
@@ -34,6 +35,7 @@ pub struct Cloud {
     pub(super) session: Option<Arc<Session>>,
     pub(super) upstream_tls: Option<UpstreamTls>,
     pub(super) resources: Vec<Resource>,
+    pub(super) issued: Vec<Issue>,
     pub(super) refusals: Refusals,
     pub(super) never_intercept: Vec<NeverIntercept>,
     pub(super) dynamic_address: Option<String>,
@@ -191,6 +193,12 @@ impl Cloud {
     #[must_use]
     pub fn resources(&self) -> &[Resource] {
         &self.resources
+    }
+
+    /// How its answers tell of the keys in them.
+    #[must_use]
+    pub fn issued(&self) -> &[Issue] {
+        &self.issued
     }
 
     /// What must not be taken for it.

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::class::{Class, Classes};
 use super::endpoint::{Door, Proof};
+use super::issued::Issue;
 use super::members::Format;
 use super::pattern::PathPattern;
 
@@ -44,6 +45,8 @@ pub(super) struct CloudFile {
     pub upstream_tls: Option<TlsEntry>,
     #[serde(default)]
     pub resource: Vec<ResourceEntry>,
+    #[serde(default)]
+    pub issued: Vec<Issue>,
     #[serde(default)]
     pub refusal_headers: BTreeMap<String, String>,
     pub refusal: BTreeMap<String, RefusalEntry>,

@@ -12,6 +12,7 @@ use super::source::{GuardTable, LimitsTable, Name};
 
 /// What `[guard]` says, with its defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own, as in the policy")]
 pub struct Settings {
     /// Whom the proxy runs as; its uid is what the redirect exempts.
     pub user: GuardUser,
@@ -35,6 +36,8 @@ pub struct Settings {
     pub self_heal: bool,
     /// Whether programs that name a metadata service on their command lines are told of.
     pub watch_commands: bool,
+    /// Whether events tell which key an answer handed out; never the key.
+    pub issued_key: bool,
     /// The unix socket at which the guard shows its status; `None` for nowhere.
     pub status_socket: Option<String>,
     /// The group that may open it beside root; `None` for the guard's own.
@@ -155,6 +158,7 @@ pub(super) fn read(document: &Document, accounts: &Accounts, report: &mut Report
         workers: workers.and_then(|workers| u16::try_from(workers).ok()),
         self_heal: table.self_heal.unwrap_or(true),
         watch_commands: table.watch_commands.unwrap_or(false),
+        issued_key: table.issued_key.unwrap_or(true),
         status_socket: status_socket(document, table.status_socket.as_ref(), report),
         status_gid: status_gid(document, table, accounts, report),
         metrics: metrics(document, table.metrics.as_ref(), report),

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod farewell;
 pub mod flow;
 pub mod identity;
+pub mod issued;
 pub mod keeper_line;
 pub mod limits;
 pub mod memory;

@@ -21,6 +21,7 @@ use crate::request::{BodyKind, Fault, RawHead};
 
 use super::connection::Connection;
 use super::identity::Identity;
+use super::issued::{Told, Watch};
 use super::limits::Exceeded;
 use super::reply::ReplyBody;
 use super::upstream::{UpstreamBody, UpstreamError};
@@ -34,6 +35,7 @@ pub struct Exchange {
     started: Instant,
     upstream_since: Option<Instant>,
     complete: bool,
+    watch: Option<Box<Watch>>,
 }
 
 /// What an event will tell, as facts: the words are found once, when it is written, and nothing is copied for them.
@@ -44,6 +46,7 @@ struct Account {
     judged: Option<Judged>,
     unredactable: Option<Unredactable>,
     from_memory: bool,
+    issued: Option<Box<Told>>,
     message: Option<String>,
     status: Option<u16>,
     sent: u64,
@@ -80,6 +83,7 @@ impl Exchange {
             judged: None,
             unredactable: None,
             from_memory: false,
+            issued: None,
             message: None,
             status: None,
             sent: 0,
@@ -95,6 +99,7 @@ impl Exchange {
             started: Instant::now(),
             upstream_since: None,
             complete: false,
+            watch: None,
         }
     }
 
@@ -197,9 +202,17 @@ impl Exchange {
         });
     }
 
-    /// Counts bytes of the response's body.
-    pub fn sent(&mut self, bytes: usize) {
-        self.note(|account| account.sent += bytes as u64);
+    /// Lets the answer be watched for the key in it.
+    pub fn watch(&mut self, watch: Watch) {
+        self.watch = Some(Box::new(watch));
+    }
+
+    /// A part of the response's body passes.
+    pub fn sent(&mut self, part: &Bytes) {
+        self.note(|account| account.sent += part.len() as u64);
+        if let Some(watch) = &mut self.watch {
+            watch.see(part);
+        }
     }
 
     /// The response broke off. By a reset the client can tell that from its end, however its end is told.
@@ -227,6 +240,9 @@ impl Drop for Exchange {
         let Some(mut account) = self.account.take() else { return };
         if !self.complete {
             account.result = Outcome::CallerLeft;
+        }
+        if account.result == Outcome::Forwarded {
+            account.issued = self.watch.take().map(|watch| Box::new(watch.finish()));
         }
         account.duration_ns = u64::try_from(self.started.elapsed().as_nanos()).ok();
         let Connection { worker, identity, endpoint, .. } = &*self.connection;
@@ -259,6 +275,9 @@ impl Finished {
             event.message = Some(why.to_string().into());
             event.technique = Some(TECHNIQUE);
             event.severity = Severity::Warning as u8;
+        }
+        if let Some(told) = &account.issued {
+            told.describe(&mut event);
         }
         if let Some(message) = &account.message {
             event.message = Some(message.into());

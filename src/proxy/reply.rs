@@ -82,7 +82,11 @@ impl Body for ReplyBody {
             Content::Upstream(body) => body.poll_frame(cx),
         };
         match &frame {
-            Poll::Ready(Some(Ok(frame))) => this.exchange.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    this.exchange.sent(data);
+                }
+            }
             Poll::Ready(Some(Err(_))) => this.exchange.broken(),
             Poll::Ready(None) => this.exchange.complete(),
             Poll::Pending => {}

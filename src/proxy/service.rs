@@ -13,8 +13,10 @@ use crate::caller::Caller;
 use crate::cloud::{Asked, Class, Classes, How, Session, Spoken, TokenHolder};
 use crate::policy::{Form, PartialPermit, Permit, Policy};
 use crate::redact::Unredactable;
+use crate::request::Method;
 
 use super::connection::Connection;
+use super::issued::Watch;
 use super::memory::{self, Key, Recall, Turn};
 use super::partial::{Opened, Sealed, Unopened};
 use super::record::Exchange;
@@ -67,8 +69,24 @@ impl Service<'_> {
         match answer {
             Err(error) => Err(exchange.upstream_failed(error)),
             Ok(_) if !self.may_still_have(&mut exchange).await => Ok(self.refuse(reply::NO_LONGER, exchange)),
-            Ok(Answer::Streams(response)) => Ok(exchange.stream(response)),
+            Ok(Answer::Streams(response)) => {
+                self.watch_for_a_key(&response, &mut exchange);
+                Ok(exchange.stream(response))
+            }
             Ok(Answer::Whole(response)) => Ok(exchange.deliver(response)),
+        }
+    }
+
+    /// Lets the event tell which key the answer hands out.
+    fn watch_for_a_key(&self, response: &Response<UpstreamBody>, exchange: &mut Exchange) {
+        if !self.policy.settings().issued_key || response.status() != StatusCode::OK {
+            return;
+        }
+        if let Ok(target) = &self.asked.target
+            && target.method() != &Method::Head
+            && let Some(issue) = self.policy.catalogue().issue(self.asked)
+        {
+            exchange.watch(Watch::new(issue, target, response.headers()));
         }
     }
 

@@ -36,6 +36,7 @@ mod decisions;
 mod doors;
 mod http;
 mod identity;
+mod issued;
 mod last_good;
 mod lifecycle;
 mod memory;
