@@ -1,5 +1,5 @@
 //! The way to the metadata service. Nothing gets there without a [`Permit`], a [`PartialPermit`] for an answer of which the
-//! caller gets a part, or a [`Passage`] for bytes that nobody reads; but for the guard's own requests for session tokens ([`Outgoing`]).
+//! caller gets a part, or a [`Passage`] for bytes that nobody reads; but for the guard's own requests for session tokens (`Outgoing`).
 //!
 //! A connection is driven by the request that uses it, in the same task: a task of its own would cost a wake-up for
 //! every request. Idle connections wait in a pool, last in first out, and are never shared between callers of
