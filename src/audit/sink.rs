@@ -49,6 +49,8 @@ struct Pending {
     lines: Vec<u8>,
     events: usize,
     replacement: Option<Destination>,
+    /// Whether an event found no room since the writer was here.
+    owes: bool,
     closed: bool,
 }
 
@@ -87,7 +89,7 @@ impl Sink {
             (count < QUEUE_EVENTS).then_some(count + 1)
         });
         if place.is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.lose_one();
             return None;
         }
         Some(Slot { shared: Arc::clone(&self.shared), used: false })
@@ -149,10 +151,20 @@ impl Shared {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts an event that found no room, and has the writer tell of it though no other event may come.
+    fn lose_one(&self) {
+        let mut pending = self.lock();
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        pending.owes = true;
+        drop(pending);
+        self.wake.notify_one();
+    }
+
     /// Waits for events, lets them gather, and takes them all.
     fn take(&self) -> Pending {
-        let idle =
-            |pending: &mut Pending| pending.events == 0 && pending.replacement.is_none() && !pending.closed;
+        let idle = |pending: &mut Pending| {
+            pending.events == 0 && pending.replacement.is_none() && !pending.owes && !pending.closed
+        };
         let is_last = self.wake.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner).closed;
         if !is_last {
             thread::sleep(GATHER);
@@ -290,6 +302,47 @@ mod tests {
         writer.join().unwrap();
         let lost = lines(file).into_iter().find(|line| line["imds_guard.reason"] == "events-lost").unwrap();
         assert_eq!(lost["imds_guard.count"], 1);
+    }
+
+    #[test]
+    fn losses_are_told_without_another_event() {
+        let (file, sink, writer) = sink();
+        let places: Vec<Slot> = std::iter::from_fn(|| sink.reserve()).collect();
+        drop(places);
+        let told = || std::fs::read_to_string(file.path()).unwrap().contains("\"imds_guard.count\":1}");
+        let patience = std::time::Instant::now() + Duration::from_mins(1);
+        while !told() {
+            assert!(std::time::Instant::now() < patience, "the queue was full, and then empty again");
+            thread::yield_now();
+        }
+        sink.close();
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_written_and_what_is_told_as_lost_is_what_was_sent() {
+        const SENDERS: usize = 4;
+        const EVENTS: u64 = 50_000;
+        let (file, sink, writer) = sink();
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|_| {
+                let sink = sink.clone();
+                thread::spawn(move || (0..EVENTS).for_each(|_| sink.tell(&Event::now("1", Action::Request))))
+            })
+            .collect();
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        sink.close();
+        writer.join().unwrap();
+        let (mut written, mut told) = (0, 0);
+        for line in lines(file) {
+            match line["imds_guard.count"].as_u64() {
+                Some(count) => told += count,
+                None => written += 1,
+            }
+        }
+        assert_eq!((written + told, told), (SENDERS as u64 * EVENTS, sink.dropped()));
     }
 
     #[test]
