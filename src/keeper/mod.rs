@@ -12,6 +12,7 @@ mod guestbook;
 mod hints;
 pub mod host;
 pub mod listeners;
+mod news;
 pub mod plan;
 pub mod privileges;
 pub mod protocol;

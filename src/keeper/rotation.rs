@@ -4,38 +4,96 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, renameat, statat};
 use rustix::io::Errno;
 
 use crate::policy::{AuditLog, Settings};
 
-/// How often the size is looked at, where the policy sets a largest one.
-pub const LOOK: Duration = Duration::from_secs(1);
+use super::news::News;
+
+/// How often the size of a log that is written is looked at, where the policy sets a largest one.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A rotation and when to look whether it is due: once a second while the log is written, and never while it rests.
+#[derive(Debug)]
+pub struct Rotor {
+    rotation: Rotation,
+    news: Option<News>,
+    due: Option<Instant>,
+}
+
+impl Rotor {
+    /// What the policy asks for; `None` if its log is no file or may grow for ever.
+    #[must_use]
+    pub fn of(settings: &Settings) -> Option<Self> {
+        Rotation::of(settings).map(Self::over)
+    }
+
+    fn over(rotation: Rotation) -> Self {
+        let news =
+            News::start().inspect_err(|error| tracing::info!(%error, "the audit log's size is polled"));
+        Self { rotation, news: news.ok(), due: Some(Instant::now()) }
+    }
+
+    /// How long until the next look; `None` if a write has to come first.
+    #[must_use]
+    pub fn next_look(&self) -> Option<Duration> {
+        self.due.map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    /// What becomes readable with the first write after a look.
+    #[must_use]
+    pub fn wake(&self) -> Option<BorrowedFd<'_>> {
+        self.news.as_ref().map(News::wake)
+    }
+
+    /// The log is another file now.
+    pub fn look_again(&mut self) {
+        self.due.get_or_insert(Instant::now() + LOOK);
+    }
+
+    /// Puts the file aside if it is time to look and it has become too large; whether it did, so that a new one has to be
+    /// opened.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        if self.news.as_ref().is_some_and(News::drain) {
+            self.look_again();
+        }
+        let now = Instant::now();
+        if self.due.is_none_or(|due| now < due) {
+            return Ok(false);
+        }
+        // Watched before it is looked at, so that no write falls between. A file that is not there yet is looked for.
+        let is_watched =
+            self.news.as_ref().is_some_and(|news| news.of_the_next_write(&self.rotation.path).is_ok());
+        let turned = self.rotation.turn()?;
+        self.due = (turned || !is_watched).then(|| now + LOOK);
+        Ok(turned)
+    }
+}
 
 /// When a log's file is to be put aside, and how many of those are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rotation {
+struct Rotation {
     path: PathBuf,
     largest: u64,
     keep: u32,
 }
 
 impl Rotation {
-    /// What the policy asks for; `None` if its log is no file or may grow for ever.
-    #[must_use]
-    pub fn of(settings: &Settings) -> Option<Self> {
+    fn of(settings: &Settings) -> Option<Self> {
         let AuditLog::File(path) = &settings.audit_log else { return None };
         let largest = settings.audit_log_max?;
         Some(Self { path: path.into(), largest, keep: settings.audit_log_keep })
     }
 
-    /// Puts the file aside if it has become too large; whether it did, so that a new one has to be opened. `NAME` becomes
-    /// `NAME.1`, that `NAME.2`, and the oldest goes.
-    pub fn turn(&self) -> io::Result<bool> {
+    /// Puts the file aside if it has become too large; whether it did. `NAME` becomes `NAME.1`, that `NAME.2`, and the
+    /// oldest goes.
+    fn turn(&self) -> io::Result<bool> {
         let Some((directory, name)) = self.directory()? else { return Ok(false) };
         let size = match statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => u64::try_from(stat.st_size).unwrap_or(0),
@@ -111,6 +169,27 @@ mod tests {
         assert_eq!(read("audit.jsonl.1"), "third, long enough");
         assert_eq!(read("audit.jsonl.2"), "second, long enough");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_log_that_rests_is_not_looked_at() {
+        if !is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let mut rotor = Rotor::over(rotation(directory.path()));
+        assert!(!rotor.turn().unwrap());
+        assert!(rotor.next_look().is_some(), "there is no log yet");
+        fs::write(&rotor.rotation.path, "short").unwrap();
+        rotor.due = Some(Instant::now());
+        assert!(!rotor.turn().unwrap());
+        assert_eq!(rotor.next_look(), None, "nothing is written");
+        fs::write(&rotor.rotation.path, "long enough").unwrap();
+        assert!(!rotor.turn().unwrap());
+        assert!(rotor.next_look().is_some(), "it is written");
+        rotor.due = Some(Instant::now());
+        assert!(rotor.turn().unwrap());
+        assert!(rotor.next_look().is_some(), "the next file is another one");
     }
 
     #[test]

@@ -34,7 +34,7 @@ use super::hints::Hints;
 use super::plan::{beat_period, compile, executables, guests, role, wanted};
 use super::protocol::{self, QUESTION_BYTES};
 use super::proxy::ProxyProcess;
-use super::rotation::{self, Rotation};
+use super::rotation::Rotor;
 use super::state::State;
 use super::status::StatusDoors;
 use super::store::{self, Kept};
@@ -91,7 +91,7 @@ struct Keeper {
     stand_in: Option<String>,
     certificates: CertificateWatch,
     log: Destination,
-    rotation: Option<Rotation>,
+    rotation: Option<Rotor>,
     /// Kept open, though the proxy accepts: connections that arrive while a proxy ends are not refused.
     listeners: Vec<TcpListener>,
     /// What it knows of containers beside the policy.
@@ -137,6 +137,7 @@ impl Keeper {
         let oracle = Oracle::new(executables(&policy), guest_doors.is_some())?;
         let status = StatusDoors::open(policy.settings(), role.gid);
         let proxy = ProxyProcess::start(role, &bundle, &log, &listeners.all, &status, &for_containers.all)?;
+        let prepared = nft.prepare(policy.mode().into())?;
         if let Err(reason) = replies::await_ready(&proxy) {
             proxy.kill();
             return Err(KeeperError::Proxy(reason));
@@ -147,7 +148,7 @@ impl Keeper {
         let wanted = wanted(&policy, role.uid, doors, guests)?;
         proxy.tell_interfaces(&wanted.interfaces)?;
         let watch = Watch::start()?;
-        let loaded = match nft.load(&wanted, None) {
+        let loaded = match nft.load(&wanted, prepared) {
             Ok(loaded) => loaded,
             Err(error) => {
                 proxy.kill();
@@ -171,7 +172,7 @@ impl Keeper {
             config: config.to_owned(),
             signals,
             state,
-            rotation: Rotation::of(policy.settings()),
+            rotation: Rotor::of(policy.settings()),
             policy,
             stand_in,
             certificates,
@@ -245,9 +246,11 @@ impl Keeper {
             PollFd::new(&self.addresses, PollFlags::IN),
         ];
         polled.extend(self.proxy.questions().iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
-        polled.extend(self.hints.wake().map(|wake| PollFd::from_borrowed_fd(wake, PollFlags::IN)));
+        let files =
+            [self.rotation.as_ref().and_then(Rotor::wake), self.certificates.wake(), self.hints.wake()];
+        polled.extend(files.into_iter().flatten().map(|wake| PollFd::from_borrowed_fd(wake, PollFlags::IN)));
         let retry = self.loaded.is_none().then_some(RETRY);
-        let look = self.rotation.is_some().then_some(rotation::LOOK);
+        let look = self.rotation.as_ref().and_then(Rotor::next_look);
         let periods = [watchdog, retry, look, self.certificates.period(), self.guestbook.next_turn()];
         let timeout = periods.into_iter().flatten().min().map(|period| Timespec {
             tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
@@ -447,7 +450,7 @@ impl Keeper {
         (self.policy, self.certificates) = (policy, certificates);
         self.hints.follow(&self.policy, &mut self.log);
         self.stand_in = None;
-        self.rotation = Rotation::of(self.policy.settings());
+        self.rotation = Rotor::of(self.policy.settings());
         if wanted != self.wanted {
             self.wanted = wanted;
             self.load();
@@ -474,6 +477,7 @@ impl Keeper {
         let handed = opened.and_then(|log| {
             self.proxy.rotate(&log)?;
             self.log = log;
+            self.rotation.iter_mut().for_each(Rotor::look_again);
             Ok(())
         });
         if let Err(error) = handed {
@@ -483,7 +487,7 @@ impl Keeper {
 
     /// Puts a log aside that has become too large. One that cannot be put aside is told once, and grows on.
     fn rotate_if_large(&mut self) {
-        match self.rotation.as_ref().map(Rotation::turn) {
+        match self.rotation.as_mut().map(Rotor::turn) {
             None | Some(Ok(false)) => {}
             Some(Ok(true)) => self.rotate(),
             Some(Err(error)) => {

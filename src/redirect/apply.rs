@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::watch::Watch;
 use super::{Direction, Led, TABLE, Wanted, containers};
 
 /// Where distributions put nft.
@@ -18,6 +19,9 @@ const NFT_PATHS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/us
 
 /// How long an interactive nft may take to load a table: at boot the kernel may have to load its modules first.
 const LOAD_PATIENCE: Duration = Duration::from_secs(15);
+
+/// When the table is looked at though the kernel told of no change.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long it may take to flush a chain of it.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
@@ -66,38 +70,55 @@ impl Nft {
     ///
     /// The answer holds on to the table: dropping it removes an `Open` one, and leaves a `Closed` one in place.
     pub fn load(&self, wanted: &Wanted, before: Option<Loaded>) -> Result<Loaded, RedirectError> {
-        let owner = before.and_then(|loaded| loaded.owner);
-        let owner = match wanted.direction {
+        match wanted.direction {
             Direction::Closed => {
-                drop(owner); // nobody else may replace what it owns
+                drop(before); // nobody else may replace what its owner owns
                 self.run(&["-f", "-"], &wanted.script())?;
-                None
+                let missing = || RedirectError::NotAsWanted("it is missing".into());
+                let text = self.table()?.ok_or_else(missing)?;
+                check(wanted, &text)?;
+                Ok(Loaded { owner: None, text })
             }
-            Direction::Open => Some(self.own(wanted, owner)?),
-        };
-        let text = self.table()?.ok_or_else(|| RedirectError::NotAsWanted("it is missing".into()))?;
-        check(wanted, &text)?;
-        Ok(Loaded { owner, text })
+            Direction::Open => self.own(wanted, before),
+        }
+    }
+
+    /// What an audit table needs before it can be loaded: the nft that will own it takes its time to start, in which the
+    /// caller has other things to do.
+    pub fn prepare(&self, direction: Direction) -> Result<Option<Loaded>, RedirectError> {
+        match direction {
+            Direction::Closed => Ok(None),
+            Direction::Open => Ok(Some(Loaded { owner: Some(self.start_owner()?), text: String::new() })),
+        }
     }
 
     /// Has the nft that owns the table of audit mode load it, and waits until it is there. An owner that lives replaces
     /// its table without a gap.
-    fn own(&self, wanted: &Wanted, before: Option<Owner>) -> Result<Owner, RedirectError> {
-        let mut owner = if let Some(owner) = before.and_then(Owner::alive) {
-            owner
-        } else {
+    ///
+    /// Each look at the table is a start of nft, which costs a boot some milliseconds: it comes when the kernel tells of
+    /// a change.
+    fn own(&self, wanted: &Wanted, before: Option<Loaded>) -> Result<Loaded, RedirectError> {
+        let has_table = before.as_ref().is_some_and(|loaded| !loaded.text.is_empty());
+        let living = before.and_then(|loaded| loaded.owner).and_then(Owner::alive);
+        let replaces = living.is_some() && has_table && self.table()?.is_some();
+        if !replaces {
             self.remove()?;
-            self.start_owner()?
-        };
-        owner.order(&wanted.line(self.table()?.is_some()))?;
+        }
+        let mut owner = living.map_or_else(|| self.start_owner(), Ok)?;
+        let mut changes = Watch::start().map_err(RedirectError::Run)?;
+        owner.order(&wanted.line(replaces))?;
         let started = Instant::now();
-        while self.table()?.is_none_or(|text| check(wanted, &text).is_err()) {
+        loop {
+            changes.wait(LOOK_AGAIN);
+            if let Some(text) = self.table()?
+                && check(wanted, &text).is_ok()
+            {
+                return Ok(Loaded { owner: Some(owner), text });
+            }
             if started.elapsed() > LOAD_PATIENCE || owner.has_exited() {
                 return Err(RedirectError::Nft(owner.complaint()));
             }
-            std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(owner)
     }
 
     fn start_owner(&self) -> Result<Owner, RedirectError> {

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The multicast group of nftables changes (`NFNLGRP_NFTABLES`, linux/netfilter/nfnetlink.h).
 const NFTABLES_GROUP: u32 = 7;
@@ -25,6 +27,13 @@ impl Watch {
         socket.add_membership(NFTABLES_GROUP)?;
         socket.set_non_blocking(true)?;
         Ok(Self { socket })
+    }
+
+    /// Waits for a notification, but no longer than that, and takes all that there are.
+    pub(super) fn wait(&mut self, patience: Duration) {
+        let time = Timespec { tv_sec: 0, tv_nsec: patience.subsec_nanos().into() };
+        let _ = poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&time)); // in vain, it was a pause
+        self.drain();
     }
 
     /// Takes all waiting notifications; whether there was any.
