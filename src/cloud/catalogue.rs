@@ -325,7 +325,7 @@ impl Catalogue {
 
     /// How the answer to a request tells of the key in it, if it hands one out.
     #[must_use]
-    pub fn issue(&self, asked: &Asked) -> Option<&Issue> {
+    pub fn issue(&self, asked: &Asked) -> Option<&Arc<Issue>> {
         let target = asked.target.as_ref().ok()?;
         if !asked.touched.classes.contains(Class::Credentials) {
             return None;

@@ -152,7 +152,7 @@ fn read(id: &'static str, number: u8, text: &str) -> Result<Cloud, LoadFault> {
         session: session.map(Arc::new),
         upstream_tls,
         resources,
-        issued: file.issued,
+        issued: file.issued.into_iter().map(Arc::new).collect(),
         refusals,
         never_intercept,
         dynamic_address: file.dynamic_address,

@@ -35,7 +35,7 @@ pub struct Cloud {
     pub(super) session: Option<Arc<Session>>,
     pub(super) upstream_tls: Option<UpstreamTls>,
     pub(super) resources: Vec<Resource>,
-    pub(super) issued: Vec<Issue>,
+    pub(super) issued: Vec<Arc<Issue>>,
     pub(super) refusals: Refusals,
     pub(super) never_intercept: Vec<NeverIntercept>,
     pub(super) dynamic_address: Option<String>,
@@ -197,7 +197,7 @@ impl Cloud {
 
     /// How its answers tell of the keys in them.
     #[must_use]
-    pub fn issued(&self) -> &[Issue] {
+    pub fn issued(&self) -> &[Arc<Issue>] {
         &self.issued
     }
 

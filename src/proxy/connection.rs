@@ -109,7 +109,7 @@ pub async fn serve(
     match door {
         Door::Opaque | Door::Either => {
             drop(arrival);
-            tunnel::opaque(&worker, &identity, &policy, endpoint, stream).await
+            Box::pin(tunnel::opaque(&worker, &identity, &policy, endpoint, stream)).await
         }
         Door::Http => {
             let arrival = arrival.unwrap_or_else(|| worker.roll.arrive());
@@ -243,7 +243,7 @@ impl Connection {
                 if self.wire.has_unread()
                     && let Some((stream, _)) = self.wire.into_tunnel().await
                 {
-                    linger(stream).await;
+                    Box::pin(linger(stream)).await;
                 }
                 Ok(())
             }
@@ -257,7 +257,7 @@ impl Connection {
                 };
                 record::unjudged(&self.worker, &self.identity, self.endpoint, fault);
                 let Some((stream, unread)) = self.wire.into_tunnel().await else { return Ok(()) };
-                tunnel::run(&self.worker, passage, stream, &unread, self.route).await
+                Box::pin(tunnel::run(&self.worker, passage, stream, &unread, self.route)).await
             }
         }
     }

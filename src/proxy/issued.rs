@@ -1,22 +1,24 @@
 //! Watches an answer that hands out a key as it passes by, for the event's sake. It delays nothing and keeps nothing.
 
 use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
 
 use crate::audit::event::Event;
 use crate::audit::scrub;
+use crate::cloud::Asked;
 use crate::cloud::issued::{Issue, Issued};
-use crate::request::Target;
 
 /// Longer answers are not looked at, in bytes.
 const ANSWER_BYTES: usize = 64 << 10;
 
 /// An answer on its way.
 pub struct Watch {
-    issue: Issue,
-    target: Target,
+    issue: Arc<Issue>,
+    asked: Rc<Asked>,
     seen: Vec<u8>,
     blind: Option<&'static str>,
 }
@@ -24,10 +26,10 @@ pub struct Watch {
 impl Watch {
     /// Watches the answer with these headers.
     #[must_use]
-    pub fn new(issue: &Issue, target: &Target, headers: &HeaderMap) -> Self {
+    pub fn new(issue: Arc<Issue>, asked: Rc<Asked>, headers: &HeaderMap) -> Self {
         let is_encoded = headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| coding != "identity");
         let blind = is_encoded.then_some("encoded");
-        Self { issue: issue.clone(), target: target.clone(), seen: Vec::new(), blind }
+        Self { issue, asked, seen: Vec::new(), blind }
     }
 
     /// A part passes.
@@ -49,7 +51,10 @@ impl Watch {
         if let Some(why) = self.blind {
             return unread(why);
         }
-        let Some(issued) = self.issue.read(&self.seen, &self.target) else { return unread("unreadable") };
+        let target = self.asked.target.as_ref().ok();
+        let Some(issued) = target.and_then(|target| self.issue.read(&self.seen, target)) else {
+            return unread("unreadable");
+        };
         Told {
             expires: expiry(&issued),
             key_id: issued.key_id.filter(|id| is_key_id(id)),

@@ -7,12 +7,15 @@
 pub mod connection;
 pub mod farewell;
 pub mod flow;
+#[cfg(test)]
+mod footprint;
 pub mod identity;
 pub mod issued;
 pub mod keeper_line;
 pub mod limits;
 pub mod memory;
 pub mod observer;
+pub mod outgoing;
 pub mod partial;
 pub mod pipeline;
 pub mod record;

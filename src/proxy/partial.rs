@@ -17,7 +17,8 @@ use crate::redact::version::Marker;
 use crate::redact::{ANSWER_BYTES, Unredactable, redact};
 use crate::request::Method;
 
-use super::upstream::{UpstreamBody, UpstreamError, retain};
+use super::outgoing::retain;
+use super::upstream::{UpstreamBody, UpstreamError};
 use super::worker::Worker;
 
 /// How many answers a worker takes apart at one time: each of them is held in memory.

@@ -18,12 +18,13 @@ use crate::request::Method;
 use super::connection::Connection;
 use super::issued::Watch;
 use super::memory::{self, Key, Recall, Turn};
+use super::outgoing::Outgoing;
 use super::partial::{Opened, Sealed, Unopened};
 use super::record::Exchange;
 use super::reply::{self, ReplyBody};
 use super::tokens::{Learner, Owner as TokenOwner};
 use super::upgrade;
-use super::upstream::{self, Outgoing, UpstreamBody, UpstreamError};
+use super::upstream::{self, UpstreamBody, UpstreamError};
 
 /// What is known of a request when it is permitted.
 pub struct Service<'a> {
@@ -34,7 +35,7 @@ pub struct Service<'a> {
     /// Who asks.
     pub caller: &'a Caller,
     /// What was asked.
-    pub asked: &'a Asked,
+    pub asked: &'a Rc<Asked>,
 }
 
 /// An answer to a permitted request.
@@ -86,7 +87,7 @@ impl Service<'_> {
             && target.method() != &Method::Head
             && let Some(issue) = self.policy.catalogue().issue(self.asked)
         {
-            exchange.watch(Watch::new(issue, target, response.headers()));
+            exchange.watch(Watch::new(Arc::clone(issue), Rc::clone(self.asked), response.headers()));
         }
     }
 
@@ -170,7 +171,7 @@ impl Service<'_> {
         let opened = match Outgoing::for_part(permit, &withholding, request) {
             Ok(outgoing) => match self.ask(outgoing, permit.session(), &mut exchange).await {
                 Ok(response) => {
-                    Sealed::new(response, permit).open(&self.connection.worker, &withholding).await
+                    Box::pin(Sealed::new(response, permit).open(&self.connection.worker, &withholding)).await
                 }
                 Err(error) => Err(Unopened::Broken(error)),
             },
@@ -196,7 +197,8 @@ impl Service<'_> {
         let (worker, route, owner) = (&connection.worker, connection.route, connection.owner());
         let mut response = match session {
             Some(session) => {
-                let (response, upgraded) = upgrade::forward(worker, route, owner, session, outgoing).await?;
+                let forwarding = Box::pin(upgrade::forward(worker, route, owner, session, outgoing));
+                let (response, upgraded) = forwarding.await?;
                 exchange.upgraded(upgraded);
                 response
             }

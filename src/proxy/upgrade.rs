@@ -18,8 +18,9 @@ use tokio::sync::Mutex;
 
 use crate::cloud::Session;
 
+use super::outgoing::Outgoing;
 use super::tokens::Owner as TokenOwner;
-use super::upstream::{self, Outgoing, Owner, Route, UpstreamBody, UpstreamError};
+use super::upstream::{self, Owner, Route, UpstreamBody, UpstreamError};
 use super::worker::Worker;
 
 /// How long a service may take for a token. Callers give an answer one second.
