@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a fresh machine with a Rust toolchain and root (or sudo) needs.
 
-.PHONY: demo test bench bench-learn packages image-test
+.PHONY: demo test bench bench-learn supply sbom reproducible packages image-test
 
 # What it does, shown: a decoy cloud, a guarded vm, callers of every kind. Touches nothing of the machine's own network.
 demo:
@@ -10,13 +10,26 @@ demo:
 test:
 	@bash scripts/test.sh
 
-# Load side by side with nginx and HAProxy, in network namespaces of its own. See docs/performance.md.
+# Every figure of docs/performance.md, whose tables it writes anew: side by side with nginx and HAProxy, in network namespaces
+# of its own. `bash scripts/bench.sh --quick` tries it and writes nothing.
 bench:
-	@bash scripts/bench.sh
+	@bash scripts/bench.sh --docs docs/performance.md
 
 # Ten million events through `imds-guard learn`. See docs/performance.md.
 bench-learn:
 	@bash scripts/bench-learn.sh
+
+# What the program is made of: licences, doubles, sources, known holes. See docs/supply-chain.md.
+supply:
+	@bash scripts/supply.sh
+
+# The same as a list for machines (CycloneDX).
+sbom:
+	@bash scripts/sbom.sh
+
+# Two builds of the release in two folders, and the same bytes. Takes some minutes.
+reproducible:
+	@bash scripts/reproducible.sh
 
 # The .deb and the .rpm, under target/packages.
 packages:

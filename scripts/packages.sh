@@ -55,7 +55,7 @@ main() {
         shift
     done
     if $build; then
-        cargo build --release --bin imds-guard "${target[@]}"
+        bash scripts/release.sh "${target[@]}"
     elif [[ ! -x $binary ]]; then
         say "there is no $binary"
         exit 1
@@ -63,6 +63,7 @@ main() {
     tool cargo-deb 3.8.0
     tool cargo-generate-rpm 0.21.1
     generate "$binary"
+    bash scripts/sbom.sh "${target[1]:-}" >/dev/null
     export PATH="$TOOLS/bin:$PATH"
     cargo deb --quiet --no-build --no-strip "${target[@]}" --output "$OUT/"
     cargo generate-rpm --target-dir "$TARGET" "${target[@]}" --output "$OUT/"

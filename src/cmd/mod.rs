@@ -3,6 +3,10 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
 use crate::cli::{Cli, Command};
 use crate::keeper::error::KeeperError;
 use crate::keeper::files::FileError;
@@ -112,15 +116,12 @@ fn exit_of(error: &anyhow::Error) -> Exit {
 
 /// The operations log: standard error, filtered by `RUST_LOG`, coloured only on a terminal.
 fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let asked = std::env::var("RUST_LOG").ok().and_then(|filter| filter.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let on_terminal = io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(on_terminal)
-        .with_target(false)
-        .init();
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(on_terminal).with_target(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
 }
 
 /// One clear line: what, and all that caused it. File names and log lines are among the causes.
