@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# Load side by side: direct, nginx, HAProxy, imds-guard. Called by `make bench`; arguments go to benches/load/run.py.
+# The guard's figures, side by side with nginx and HAProxy where those can do the same. Called by `make bench`, which puts
+# the tables into docs/performance.md; arguments go to benches/load/run.py.
+#
+# usage: bench.sh [--quick] [--only requests,polls,...] [--docs docs/performance.md] ...
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+readonly TARGET=${CARGO_TARGET_DIR:-target}
 
 bash scripts/needs.sh bench
-cargo build --release --quiet
-exec python3 benches/load/run.py --binary "${CARGO_TARGET_DIR:-target}/release/imds-guard" "$@"
+bash scripts/release.sh --quiet --example audit_events
+exec python3 benches/load/run.py --binary "$TARGET/release/imds-guard" --events "$TARGET/release/examples/audit_events" "$@"
