@@ -374,3 +374,21 @@ fn derived_listings_are_harmless() {
         }
     }
 }
+
+#[test]
+fn what_the_catalogue_calls_constant_is_harmless_and_belongs_to_the_machine() {
+    const MAY_CHANGE: [&str; 8] =
+        ["/macs", "interfaces", "token", "credential", "identity", "user-data", "tags", "attributes"];
+    let mut constants = 0;
+    for cloud in Catalogue::builtin().clouds() {
+        for row in cloud.resources().iter().filter(|row| row.constant) {
+            let path = row.pattern.to_string();
+            constants += 1;
+            assert_eq!(row.classes, Classes::EMPTY.with(Class::Config), "{}: {path}", cloud.id());
+            for moving in MAY_CHANGE {
+                assert!(!path.contains(moving), "{}: {path} can change, or is a secret", cloud.id());
+            }
+        }
+    }
+    assert!(constants > 10, "{constants}: there are constants");
+}

@@ -14,6 +14,15 @@ fn remembering() -> Policy {
     Policy::enforce().cloud("aws").guard_key("cache = \"constants\"")
 }
 
+/// What may change, or is somebody's secret, or proves something.
+const NEVER: [&str; 5] = [
+    ROLE_PATH,
+    "/latest/user-data",
+    "/latest/meta-data/network/interfaces/macs/",
+    "/latest/dynamic/instance-identity/document",
+    "/latest/meta-data/absent",
+];
+
 fn url(path: &str) -> String {
     format!("http://169.254.169.254{path}")
 }
@@ -85,14 +94,17 @@ fn what_may_change_or_is_a_secret_is_never_remembered() {
     let bed = Bed::new();
     let guard = bed.guard(&remembering());
     for _ in 0..2 {
-        for path in [ROLE_PATH, "/latest/user-data", "/latest/meta-data/network/interfaces/macs/"] {
+        for path in NEVER {
             bed.agent().get(&url(path));
         }
+        fetch_token(&bed.agent());
         bed.cloud.set_fault(Fault::Status(404));
         assert_eq!(bed.agent().get(&url(INSTANCE_ID)).status, 404);
         bed.cloud.set_fault(Fault::None);
     }
-    assert_eq!((bed.reached(ROLE_PATH).len(), bed.reached(INSTANCE_ID).len()), (2, 2));
+    for path in NEVER.iter().chain(&[INSTANCE_ID, "/latest/api/token"]) {
+        assert_eq!(bed.reached(path).len(), 2, "{path}");
+    }
     assert!(guard.events().iter().all(|event| event.text("imds_guard.from_memory") != "true"));
 }
 
