@@ -5,6 +5,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
+use super::lines::Lines;
 use super::source::Source;
 
 /// How bad it is.
@@ -106,12 +107,14 @@ pub(super) struct Place {
 /// Collects findings while a policy is read, so that all are told at once.
 pub(super) struct Report<'a> {
     sources: &'a [Source],
+    lines: Vec<Lines<'a>>,
     found: Vec<Diagnostic>,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(sources: &'a [Source]) -> Self {
-        Self { sources, found: Vec::new() }
+        let lines = sources.iter().map(|source| Lines::of(&source.text)).collect();
+        Self { sources, lines, found: Vec::new() }
     }
 
     pub(super) fn error(
@@ -133,27 +136,29 @@ impl<'a> Report<'a> {
     }
 
     fn add(&mut self, severity: Severity, code: &'static str, message: &str, place: &Place) -> Added<'_> {
-        let source = self.sources.get(place.source);
-        let at = source.zip(place.span.as_ref()).map(|(source, span)| position(&source.text, span.start));
-        let one = Diagnostic {
-            severity,
-            code,
-            message: printable(message),
-            source: source.map_or_else(String::new, |source| source.name.clone()),
-            span: place.span.clone(),
-            line: at.map(|(line, _)| line),
-            column: at.map(|(_, column)| column),
-            help: None,
-        };
+        let one = Diagnostic { message: printable(message), ..self.located(severity, code, place) };
         self.found.push(one);
         Added(self.found.last_mut())
     }
 
     /// A warning that is yet to be given, by somebody who can look at what is named there.
     pub(super) fn at(&self, place: &Place) -> Diagnostic {
-        let mut aside = Self::new(self.sources);
-        aside.add(Severity::Warning, "", "", place);
-        aside.found.remove(0)
+        self.located(Severity::Warning, "", place)
+    }
+
+    fn located(&self, severity: Severity, code: &'static str, place: &Place) -> Diagnostic {
+        let lines = self.lines.get(place.source).zip(place.span.as_ref());
+        let at = lines.map(|(lines, span)| lines.position(span.start));
+        Diagnostic {
+            severity,
+            code,
+            message: String::new(),
+            source: self.sources.get(place.source).map_or_else(String::new, |source| source.name.clone()),
+            span: place.span.clone(),
+            line: at.map(|(line, _)| line),
+            column: at.map(|(_, column)| column),
+            help: None,
+        }
     }
 
     pub(super) fn has_errors(&self) -> bool {
@@ -184,14 +189,6 @@ impl Added<'_> {
             one.help = help;
         }
     }
-}
-
-/// Line and column, from 1, of a byte offset.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..text.floor_char_boundary(offset)).unwrap_or_default();
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let column = before.get(line_start..).unwrap_or_default().chars().count();
-    (before.matches('\n').count() + 1, column + 1)
 }
 
 /// "did you mean `x`?" for the nearest known name, if one is near.

@@ -39,6 +39,7 @@ mod draft;
 mod evaluate;
 mod glob;
 mod index;
+mod lines;
 mod lint;
 mod shape;
 mod unit;

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::diagnostic::Report;
+use super::lines::Lines;
 use super::shape;
 use super::source::Source;
 
@@ -49,7 +50,8 @@ impl Places {
         let mut places = Self::default();
         for (at, source) in sources.iter().enumerate() {
             let document = shape::read(at, source, &mut report);
-            let line = |offset: usize| line(source, offset);
+            let lines = Lines::of(&source.text);
+            let line = |offset| Line { file: source.name.clone(), line: lines.position(offset).0 };
             if let Some(mode) = &document.mode {
                 places.mode = Some(line(mode.span().start));
             }
@@ -84,11 +86,6 @@ impl Places {
     pub fn rule(&self, name: &str) -> Option<&Line> {
         self.rules.get(name)
     }
-}
-
-fn line(source: &Source, offset: usize) -> Line {
-    let before = source.text.get(..offset).unwrap_or_default();
-    Line { file: source.name.clone(), line: before.matches('\n').count() + 1 }
 }
 
 #[cfg(test)]
