@@ -43,6 +43,15 @@ fn policies() -> Vec<(&'static str, String)> {
             "alternatives",
             policy(&|at| format!("path = \"/{{latest,1.0,2021-03-23}}/meta-data/{{iam,ram}}/role-{at}\"")),
         ),
+        ("by header", policy(&|at| format!("header = \"x-client-{at}\""))),
+        (
+            "the same path, by query",
+            policy(&|at| format!("path = \"/*/meta-data/iam/**\"\nquery = \"client_id={at}\"")),
+        ),
+        (
+            "an agent's rules by user",
+            policy(&|at| format!("agent = \"app\"\nuser = {}\nclass = \"credentials\"", 1000 + at)),
+        ),
         ("by query", policy(&|at| format!("query = \"client_id={at}\""))),
         (
             "by class and method",

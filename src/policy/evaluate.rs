@@ -274,7 +274,7 @@ impl Policy {
     }
 
     fn add_rules(&self, sum: &mut Sum, rules: &RuleSet, request: &Request<'_>, subject: Subject) {
-        for id in rules.candidates(request.target) {
+        for id in rules.candidates(request.target, subject.uid) {
             let Some(rule) = self.rule(id) else { continue };
             if !subject.is_meant_by(rule) || !rule.matches(request.asked, request.target, request.touched) {
                 continue;

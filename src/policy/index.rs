@@ -2,7 +2,7 @@
 //!
 //! An index may only leave out what cannot match; everything that it finds is compared in full.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::agent::{Agent, Cgroups};
 use super::rule::{QueryTest, Rule};
@@ -71,6 +71,10 @@ pub(super) struct RuleSet {
     ends: Vec<(usize, Filed)>,
     /// By a key of the query, or by `key=value`, in lower case.
     queries: Filed,
+    /// By the name of a header, in lower case.
+    headers: Filed,
+    /// By the caller.
+    uids: HashMap<u32, Vec<Id>>,
     /// Rules that promise nothing of the kind.
     others: Vec<Id>,
     /// All of them, each once.
@@ -79,30 +83,36 @@ pub(super) struct RuleSet {
 
 type Filed = HashMap<Box<str>, Vec<Id>>;
 
-/// What every request that a rule matches has in its target.
+/// What every request that a rule matches shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Clue<'a> {
     Path(NameClue<'a>),
     Query(&'a QueryTest),
+    Header(&'a str),
+    User(u32),
 }
 
 impl RuleSet {
-    /// Indexes the rules with these ids.
+    /// Indexes the rules with these ids, which come in order.
     pub(super) fn new(ids: Vec<Id>, rules: &[&Rule]) -> Self {
-        let rule = |id: &Id| usize::try_from(*id).ok().and_then(|at| rules.get(at)).copied();
+        let rule = |id: Id| usize::try_from(id).ok().and_then(|at| rules.get(at)).copied();
+        // Whatever matches, of rules that are alike the first speaks for the others.
+        let mut essences = HashSet::new();
+        let distinct: Vec<(Id, &Rule)> = ids
+            .iter()
+            .filter_map(|id| Some((*id, rule(*id)?)))
+            .filter(|(_, rule)| essences.insert(rule.essence()))
+            .collect();
         // The rarest clue tells most: `latest` stands in every rule for AWS, the role's name in one.
         let mut seen: HashMap<Clue<'_>, usize> = HashMap::new();
-        for clue in ids.iter().filter_map(rule).flat_map(clues).flatten() {
+        for clue in distinct.iter().flat_map(|(_, rule)| conditions(rule)).flatten().flatten() {
             *seen.entry(clue).or_default() += 1;
         }
         let mut set = Self::default();
-        for id in &ids {
-            let Some(rule) = rule(id) else { continue };
-            let rarest =
-                clues(rule).map(|clues| clues.into_iter().min_by_key(|clue| seen.get(clue).copied()));
-            match rarest.collect::<Option<Vec<_>>>() {
-                Some(clues) if !clues.is_empty() => clues.into_iter().for_each(|clue| set.file(clue, *id)),
-                Some(_) | None => set.others.push(*id),
+        for (id, rule) in distinct {
+            match telling(rule, &seen) {
+                Some(clues) => clues.into_iter().for_each(|clue| set.file(clue, id)),
+                None => set.others.push(id),
             }
         }
         Self { all: ids, ..set }
@@ -118,11 +128,19 @@ impl RuleSet {
                 let key = value.map_or_else(|| test.key.to_string(), |value| format!("{}={value}", test.key));
                 self.queries.entry(key.to_ascii_lowercase().into()).or_default().push(id);
             }
+            Clue::Header(name) => {
+                self.headers.entry(name.to_ascii_lowercase().into()).or_default().push(id);
+            }
+            Clue::User(uid) => self.uids.entry(uid).or_default().push(id),
         }
     }
 
-    /// Every rule that may match the target; one may come twice.
-    pub(super) fn candidates<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = Id> + 'a {
+    /// Every rule that may match the target and the user; one may come twice.
+    pub(super) fn candidates<'a>(
+        &'a self,
+        target: &'a Target,
+        uid: Option<u32>,
+    ) -> impl Iterator<Item = Id> + 'a {
         let by_name = target.path().segments().iter().flat_map(|name| {
             let whole = self.names.get(name.as_str());
             let starts = self.starts.iter().filter_map(|(length, rules)| rules.get(name.get(..*length)?));
@@ -138,7 +156,12 @@ impl RuleSet {
             let with_value = self.queries.get(format!("{key}={value}").to_ascii_lowercase().as_str());
             self.queries.get(key.as_str()).into_iter().chain(with_value)
         });
-        by_name.chain(by_query).flatten().chain(&self.others).copied()
+        let headers = target.head().headers().take(if self.headers.is_empty() { 0 } else { usize::MAX });
+        let by_header =
+            headers.filter_map(|header| self.headers.get(header.name.to_ascii_lowercase().as_str()));
+        let by_uid = uid.and_then(|uid| self.uids.get(&uid));
+        let filed = by_name.chain(by_query).chain(by_header).chain(by_uid).flatten();
+        filed.chain(&self.others).copied()
     }
 
     /// All rules, whatever the target.
@@ -157,13 +180,30 @@ fn file_by_length(filed: &mut Vec<(usize, Filed)>, text: &str, id: Id) {
     }
 }
 
-/// For each way in which the rule may match, the clues that it leaves: one of each list is enough. The alternatives of
-/// its paths are such ways, or, for a rule without paths, the tests of its query.
-fn clues(rule: &Rule) -> impl Iterator<Item = Vec<Clue<'_>>> {
-    let by_path = rule.paths.iter().flat_map(PathPattern::branches);
-    let by_path = by_path.map(|branch| branch.name_clues().map(Clue::Path).collect());
-    let tests = if rule.paths.is_empty() { rule.query.as_slice() } else { &[] };
-    by_path.chain(tests.iter().map(|test| vec![Clue::Query(test)]))
+/// The clues of one condition, for each way in which it may hold: one of each list is enough.
+type Ways<'a> = Vec<Vec<Clue<'a>>>;
+
+/// What each of a rule's conditions must find in a request: the alternatives of its paths, the tests of its query, its
+/// headers, its users. A condition that the rule lacks has no ways.
+fn conditions(rule: &Rule) -> [Ways<'_>; 4] {
+    let branches = rule.paths.iter().flat_map(PathPattern::branches);
+    [
+        branches.map(|branch| branch.name_clues().map(Clue::Path).collect()).collect(),
+        rule.query.iter().map(|test| vec![Clue::Query(test)]).collect(),
+        rule.headers.iter().map(|name| vec![Clue::Header(name)]).collect(),
+        rule.uids.iter().flatten().map(|uid| vec![Clue::User(*uid)]).collect(),
+    ]
+}
+
+/// The clues under which a rule is found, whichever way it matches: those of the condition that tells it best from the
+/// others. `None` if some way of each condition leaves no clue.
+fn telling<'a>(rule: &'a Rule, seen: &HashMap<Clue<'a>, usize>) -> Option<Vec<Clue<'a>>> {
+    let often = |clue: &Clue<'a>| seen.get(clue).copied();
+    let rarest = |ways: Ways<'a>| {
+        let clues = ways.into_iter().map(|clues| clues.into_iter().min_by_key(often));
+        clues.collect::<Option<Vec<_>>>().filter(|clues| !clues.is_empty())
+    };
+    conditions(rule).into_iter().filter_map(rarest).min_by_key(|clues| clues.iter().map(often).max())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ const CGROUPS: [&str; 6] = [
     "/user.slice/user-1.slice/user@1.service/app.slice/a.service",
 ];
 
-const REQUESTS: [&str; 10] = [
+const REQUESTS: [&str; 12] = [
     "GET /latest/meta-data/iam/security-credentials/r",
     "GET /latest/meta-data/iam/security-credentials/s?x=1",
     "GET /latest/dynamic/instance-identity/document",
@@ -29,6 +29,9 @@ const REQUESTS: [&str; 10] = [
     "GET /latest/%2566",
     "GET /latest/meta-data/iam/security-credentials/s?X=1&y",
     "GET /latest/meta-data/iam/info?z=%26X=1",
+    // With a header of their own.
+    "GET /latest/user-data X-One",
+    "GET /latest/meta-data/iam/security-credentials/r?y x-two",
 ];
 
 const AGENTS: [&str; 8] = [
@@ -44,7 +47,7 @@ const AGENTS: [&str; 8] = [
 
 const CLASSES: [&str; 5] = ["credentials", "identity", "user-data", "config", "unknown"];
 
-const CONDITIONS: [&str; 14] = [
+const CONDITIONS: [&str; 18] = [
     "",
     "path = \"/latest/meta-data/iam/security-credentials/r\"",
     "path = [\"/*/dynamic/**\", \"/latest/user-data\"]",
@@ -59,6 +62,10 @@ const CONDITIONS: [&str; 14] = [
     "path = \"/*/*/i*m/**\"",
     "path = \"/**/secur*-cred*/*\"",
     "path = \"/**\"",
+    "header = \"x-one\"",
+    "header = [\"X-Two\", \"x-three\"]\nclass = \"credentials\"",
+    "path = \"/latest/**\"\nheader = \"x-one\"\nuser = [1, 2]",
+    "path = \"/*/meta-data/**\"\nquery = [\"x=1\", \"y\"]",
 ];
 
 /// Pieces of a policy that may stand in any order and in any file.
@@ -175,7 +182,10 @@ fn callers() -> Vec<Caller> {
 fn requests(policy: &Policy) -> Vec<Asked> {
     let endpoint = Endpoint::new(Endpoint::SHARED, 80);
     let read = |line: &str| {
-        let head = format!("{line} HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n");
+        let mut words = line.splitn(3, ' ');
+        let (method, target) = (words.next().unwrap(), words.next().unwrap());
+        let header = words.next().map(|name| format!("{name}: a\r\n")).unwrap_or_default();
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: 169.254.169.254\r\n{header}\r\n");
         let head = RawHead::read(head.as_bytes(), Limits { head_bytes: 4096, headers: 16 }).unwrap();
         Asked::read(policy.catalogue(), endpoint, head)
     };
@@ -196,9 +206,10 @@ fn decisions(policy: &Policy) -> Vec<(Decision, bool)> {
         .collect()
 }
 
-/// The verdict without any index: every agent and every rule is looked at.
-fn slow_verdict(policy: &Policy, caller: &Caller, asked: &Asked) -> Verdict {
-    let (Ok(target), true) = (&asked.target, asked.faults.is_empty()) else { return Verdict::Deny };
+/// The verdict without any index: every agent and every rule is looked at. And the first deny rule by name that is
+/// carried out, if any is.
+fn slow_verdict(policy: &Policy, caller: &Caller, asked: &Asked) -> (Verdict, Option<String>) {
+    let (Ok(target), true) = (&asked.target, asked.faults.is_empty()) else { return (Verdict::Deny, None) };
     let touched = asked.touched.classes;
     let local = caller.origin == Origin::Host;
     let mut granted = match (local, caller.stamps().is_some()) {
@@ -222,20 +233,25 @@ fn slow_verdict(policy: &Policy, caller: &Caller, asked: &Asked) -> Verdict {
         groups.extend(by_uid.map(|rules| (rules, host, true, super::evaluate::all_classes())));
     }
     let uid = caller.stamps().map(|stamps| stamps.uid);
-    let mut denied = false;
+    let (mut denied, mut first) = (false, None::<String>);
     for (rules, grants, denies, ceiling) in groups {
         for rule in rules.all().map(|id| &policy.rules[id as usize]) {
             let meant = rule.uids.as_ref().is_none_or(|uids| uid.is_some_and(|uid| uids.contains(&uid)));
             if !meant || !rule.matches(asked, target, touched) {
                 continue;
             }
-            denied |= denies && rule.action == RuleAction::Deny;
+            if denies && rule.action == RuleAction::Deny {
+                denied = true;
+                let name = (policy.mode_of(rule) == Mode::Enforce).then(|| rule.name.to_string());
+                first = first.into_iter().chain(name).min();
+            }
             if grants && rule.action == RuleAction::Allow {
                 granted = granted.union(both(rule.grants(touched), ceiling));
             }
         }
     }
-    if denied || !touched.is_subset_of(granted) { Verdict::Deny } else { Verdict::Allow }
+    let verdict = if denied || !touched.is_subset_of(granted) { Verdict::Deny } else { Verdict::Allow };
+    (verdict, first)
 }
 
 proptest! {
@@ -286,7 +302,12 @@ proptest! {
         let policy = pieces.compile(1);
         for asked in requests(&policy) {
             for caller in callers() {
-                prop_assert_eq!(policy.decide(&caller, &asked).verdict(), slow_verdict(&policy, &caller, &asked));
+                let decision = policy.decide(&caller, &asked);
+                let (verdict, first) = slow_verdict(&policy, &caller, &asked);
+                prop_assert_eq!(decision.verdict(), verdict);
+                if let Some(first) = first {
+                    prop_assert_eq!(decision.rule().map(|name| &**name), Some(&*first));
+                }
             }
         }
     }
@@ -312,7 +333,10 @@ proptest! {
     fn decide_never_panics((pieces, _) in pieces(), lines in prop::collection::vec("[A-Z]{1,7} /[a-z/.%0-9*;?&=-]{0,40}", 1..6)) {
         let policy = pieces.compile(1);
         for line in lines {
-            let head = format!("{line} HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n");
+            let mut words = line.splitn(3, ' ');
+        let (method, target) = (words.next().unwrap(), words.next().unwrap());
+        let header = words.next().map(|name| format!("{name}: a\r\n")).unwrap_or_default();
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: 169.254.169.254\r\n{header}\r\n");
             let Ok(head) = RawHead::read(head.as_bytes(), Limits::default()) else { continue };
             let asked = Asked::read(policy.catalogue(), Endpoint::new(Endpoint::SHARED, 80), head);
             for caller in callers() {

@@ -1,6 +1,7 @@
 //! `[[rule]]`: the finer grain. Who, asking what, is allowed or denied.
 
 use std::collections::BTreeSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use super::decision::Mode;
@@ -31,14 +32,14 @@ pub(super) struct Rule {
 }
 
 /// What a matching rule does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum RuleAction {
     Allow,
     Deny,
 }
 
 /// A set of methods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Methods(u8);
 
 /// `key`, or `key=value`.
@@ -86,6 +87,13 @@ impl Rule {
             && (self.query.is_empty() || self.query.iter().any(|test| test.holds(target, strict)))
             && (self.headers.is_empty()
                 || self.headers.iter().any(|name| target.head().values(name).next().is_some()))
+    }
+
+    /// Everything but the name. Of rules that are alike, the first by name says what all of them say.
+    pub(super) fn essence(&self) -> impl Eq + Hash + '_ {
+        let Self { name: _, action, mode, uids, paths, methods, query, classes, clouds, headers } = self;
+        let paths: Vec<&str> = paths.iter().map(PathPattern::as_str).collect();
+        (action, mode, uids, paths, methods, query, classes, clouds, headers)
     }
 
     /// What a matching allow rule grants: of the classes that the request touches, those that the rule names. A rule
