@@ -28,8 +28,9 @@ use super::index::{Doorway, Index};
 use super::issued::Issue;
 use super::load::LoadError;
 use super::members::Withholding;
+use super::pattern::PathPattern;
 use super::refusal::{self, Answer};
-use super::service::{Cloud, Served};
+use super::service::{Cloud, Resource, Served};
 use super::session::{How, Spoken};
 
 /// Which clouds to judge by.
@@ -238,6 +239,21 @@ impl Catalogue {
     #[must_use]
     pub fn cloud(&self, id: &str) -> Option<&Cloud> {
         self.clouds.iter().find(|cloud| cloud.id == id).map(|cloud| &**cloud)
+    }
+
+    /// Whether some request for a path that fits the pattern may touch one of the classes: yes, where it is in doubt.
+    #[must_use]
+    pub fn could_touch(&self, pattern: &PathPattern, classes: Classes) -> bool {
+        // What one endpoint's clouds know, those at another may not.
+        if classes.contains(Class::Unknown) {
+            return true;
+        }
+        let speaks = |row: &Resource| {
+            classes.contains(Class::Write) || row.classes.iter().any(|class| classes.contains(class))
+        };
+        let rows = self.clouds.iter().flat_map(|cloud| cloud.resources()).filter(|row| speaks(row));
+        rows.map(|row| &row.pattern)
+            .any(|row| pattern.may_meet(row) || pattern.may_meet_behind_authority(row))
     }
 
     /// What the redirect must catch, in order. What a cloud's file keeps from it is not among them.

@@ -17,6 +17,8 @@ const MAX_BRANCHES: usize = 256;
 /// No metadata service has deeper trees than this.
 const MAX_SEGMENTS: usize = 32;
 
+mod meet;
+
 /// Why a text is not a path pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {

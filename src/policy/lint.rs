@@ -10,7 +10,7 @@ use super::session::V1;
 use super::settings::{Settings, TlsUse};
 use super::shape::Document;
 use crate::cloud::tls::TlsAt;
-use crate::cloud::{Catalogue, Class, Classes, Selection};
+use crate::cloud::{Catalogue, Class, Classes, PathPattern, Selection};
 
 mod v1;
 
@@ -272,7 +272,20 @@ impl Lint<'_> {
         {
             return Some("the policy's `cloud` leaves its clouds out");
         }
+        if let Some(classes) = rule.classes
+            && !rule.paths.is_empty()
+            && !rule.paths.iter().any(|path| self.could_touch(path, classes))
+        {
+            return Some("nothing at its paths touches its classes");
+        }
         None
+    }
+
+    /// Whether a path may touch one of the classes: by the chosen clouds, or, where the machine's firmware chooses, by any
+    /// that is known.
+    fn could_touch(&self, path: &PathPattern, classes: Classes) -> bool {
+        let by_any = || *self.selection == Selection::Auto && Catalogue::builtin().could_touch(path, classes);
+        self.catalogue.could_touch(path, classes) || by_any()
     }
 
     /// An allow rule all of whose requests a deny rule takes.

@@ -66,6 +66,57 @@ fn every_lint_is_told() {
 }
 
 #[test]
+fn a_path_that_never_touches_a_rule_s_classes_is_told() {
+    let main = |cloud: &str, rule: &str| {
+        let text =
+            format!("mode = \"enforce\"\n{cloud}\n[[rule]]\nname = \"r\"\naction = \"deny\"\n{rule}\n");
+        codes(&text).contains(&"rule-never-matches")
+    };
+    let (aws, google) = ("cloud = \"aws\"", "cloud = \"gcp\"");
+    for (cloud, rule) in [
+        (aws, "path = \"/latest/meta-data/instance-id\"\nclass = \"credentials\""),
+        (aws, "path = \"/*/meta-data/{instance-id,ami-id}\"\nclass = [\"credentials\", \"user-data\"]"),
+        (aws, "path = [\"/latest/user-data\", \"/*/meta-data/instance-id\"]\nclass = \"credentials\""),
+        (aws, "path = \"/latest/nowhere/at-all\"\nclass = \"credentials\""),
+        (aws, "path = \"/latest/api/token\"\nclass = \"identity\""),
+        (google, "path = \"/latest/meta-data/iam/security-credentials/r\"\nclass = \"credentials\""),
+        // No cloud of which the firmware may tell has that there.
+        ("", "path = \"/latest/meta-data/instance-id\"\nclass = \"identity\""),
+    ] {
+        assert!(main(cloud, rule), "{cloud}\n{rule}");
+    }
+    let added = "[[resource]]\npath = \"/latest/nowhere/at-all\"\nclass = \"credentials\"";
+    for (cloud, rule) in [
+        (aws, "path = \"/latest/meta-data/iam/security-credentials/r\"\nclass = \"credentials\""),
+        (aws, "path = [\"/latest/user-data\", \"/*/meta-data/iam/**\"]\nclass = \"credentials\""),
+        (aws, "path = \"/**/security-credentials/**\"\nclass = \"credentials\""),
+        (aws, "path = \"/latest/meta-data/instance-id\"\nclass = [\"credentials\", \"config\"]"),
+        // A path that nobody knows is unknown; one that somebody knows may be so at another endpoint.
+        (aws, "path = \"/latest/nowhere/at-all\"\nclass = \"unknown\""),
+        (aws, "path = \"/latest/user-data\"\nclass = \"unknown\""),
+        // Any known path is written to by a method that it does not list.
+        (aws, "path = \"/latest/meta-data/instance-id\"\nclass = \"write\""),
+        (aws, &format!("path = \"/latest/nowhere/at-all\"\nclass = \"credentials\"\n{added}")),
+        (aws, "path = \"/latest/meta-data/instance-id\""),
+        // CloudStack's passwords are asked for by a header, whatever the path.
+        ("cloud = \"cloudstack\"", "path = \"/latest/meta-data/instance-id\"\nclass = \"credentials\""),
+        // This machine is on AWS, the policy is for any.
+        ("", "path = \"/opc/v2/identity/key.pem\"\nclass = \"credentials\""),
+        (google, "path = \"/computeMetadata/v1/\"\nclass = \"user-data\""),
+    ] {
+        assert!(!main(cloud, rule), "{cloud}\n{rule}");
+    }
+}
+
+#[test]
+fn settings_that_do_nothing_are_told() {
+    let of = |guard: &str| codes(&format!("mode = \"audit\"\ncloud = \"aws\"\n{guard}\n"));
+    assert_eq!(of("[guard.limits]\nconnections = 100\nconnections-per-uid = 200"), ["limit-has-no-effect"]);
+    assert_eq!(of("[guard.limits]\nconnections = 100\nconnections-per-uid = 50"), [""; 0]);
+    assert_eq!(of("[guard]\naudit-log = \"journald\"\naudit-log-max = \"1 MiB\""), ["no-effect"]);
+}
+
+#[test]
 fn a_syntax_error_has_its_place() {
     insta::assert_snapshot!(rendered(&[source("policy.toml", "mode = \"audit\"\n[[agent]\nname = \"x\"\n")]));
 }
