@@ -270,12 +270,20 @@ fn replay_shows_what_a_change_would_break_and_what_it_would_open() {
     let (code, told) = run_json(&["replay", "--policy", arg(&opens), "--json", logs.log()]);
     assert_eq!((code, &told["newly_allowed"], &told["newly_denied"]), (1, &json!(1), &json!(0)));
     assert_eq!(told["differences"][0]["caller"]["name"], "app.service");
+    assert_eq!(told["differences"][0]["path"], ROLE);
+    assert_eq!(
+        (&told["differences"][0]["before"], &told["differences"][0]["after"]),
+        (&json!("deny"), &json!("allow"))
+    );
     assert_eq!(told["differences"][0]["agent"], "app");
 
     let breaks = policy("[everyone]\nallow = \"config\"\n");
     let (code, out, _) = run(&["replay", "--policy", arg(&breaks), logs.log()]);
     assert_eq!(code, 1);
-    assert!(out.contains("billing.service uid 998") && out.contains("no-agent"), "{out}");
+    let line = out.lines().find(|line| line.contains("billing.service uid 998")).expect("the caller's line");
+    for part in [&format!("GET {ROLE}"), "allow", "deny", "no-agent"] {
+        assert!(line.contains(part), "{line}");
+    }
     // A fault is a denial whatever the policy says.
     assert!(!out.contains("web.service"), "{out}");
 }

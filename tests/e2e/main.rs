@@ -33,6 +33,7 @@ mod connections;
 mod containers;
 mod corpus;
 mod decisions;
+mod documents;
 mod doors;
 mod http;
 mod identity;

@@ -149,6 +149,18 @@ fn who_shows_a_token_or_tries_to_is_never_upgraded() {
     assert!(!policy.decide(&caller("a"), &ask(&policy, "GET /latest/api/token", &[])).upgrades());
     // What is denied stays denied.
     assert_eq!(fate(&policy, &caller("a"), "GET /latest/user-data", &[]), "agent-lacks-class");
+    // Two tokens are none, whichever of them a service takes.
+    let twice = ask(&policy, KEYS, &[TOKEN, TOKEN]);
+    assert_eq!(twice.spoken.as_ref().map(|spoken| &spoken.how), Some(&How::Malformed));
+    assert_eq!(twice.token(), None);
+}
+
+#[test]
+fn only_a_read_has_a_token_lent() {
+    let agent = agent("a", "v1 = \"upgrade\"").replace("\"credentials\"", "[\"write\", \"credentials\"]");
+    let policy = aws("enforce", "", &agent);
+    assert_eq!(fate(&policy, &caller("a"), CONFIG, &[]), "upgraded");
+    assert_eq!(fate(&policy, &caller("a"), "POST /latest/meta-data/instance-id", &[]), "rebuilt");
 }
 
 #[test]

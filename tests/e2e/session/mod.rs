@@ -1,6 +1,7 @@
 //! Session tokens (IMDSv2): reads without one, reads with another's, and tokens that the guard lends.
 
 mod binding;
+mod kin;
 mod upgrade;
 mod v1;
 

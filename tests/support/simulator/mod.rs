@@ -1,5 +1,5 @@
-//! The decoy cloud: a metadata service that answers as AWS, GCP, Azure and DigitalOcean do, and remembers every
-//! request that reached it.
+//! The decoy cloud: a metadata service that answers as AWS, GCP, Azure, DigitalOcean and some others do, and remembers
+//! every request that reached it.
 //!
 //! It is the project's own test double and is no part of the product. It normalises paths generously (one percent
 //! decoding, doubled slashes, dot segments), because the real services must be assumed to do so: a spelling that
@@ -9,9 +9,11 @@
 mod aws;
 mod azure;
 mod digitalocean;
+mod documents;
 mod fault;
 mod gcp;
 mod http;
+mod kin;
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
@@ -36,6 +38,8 @@ pub struct Options {
     pub token_seconds: Option<u64>,
     /// Answers bring back the token that the request showed, as a careless service's might.
     pub echoes_token: bool,
+    /// `/metadata/v1.json` is UpCloud's, not DigitalOcean's.
+    pub is_upcloud: bool,
 }
 
 /// One request as it reached the decoy cloud.
@@ -274,6 +278,12 @@ fn wait_for_leave(reader: &mut impl Read) {
 fn answer(request: &Request, state: &State) -> Response {
     let segments = request.segments();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    if let Some(response) = documents::answer(request, &segments, state) {
+        return response;
+    }
+    if let Some(response) = kin::answer(request, &segments, state) {
+        return response;
+    }
     match segments.as_slice() {
         [] if request.header("metadata-flavor").is_some() => gcp::root(),
         ["computeMetadata", ..] => gcp::answer(request, &segments, state),
