@@ -383,10 +383,8 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root: make test runs it"]
     fn a_way_through_what_others_can_change_leads_nowhere() {
-        if !nix::unistd::getuid().is_root() {
-            return; // every directory of a test's own would be somebody's
-        }
         let place = tempfile::tempdir().unwrap();
         let dir = place.path().join("dir");
         fs::create_dir(&dir).unwrap();
