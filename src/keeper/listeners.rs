@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
+use rustix::event::epoll;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
 
 use crate::redirect::Led;
@@ -56,6 +57,17 @@ pub fn open(doors: &[Led], workers: usize, kept: &mut Kept) -> Result<Listeners,
     Ok(listeners)
 }
 
+/// Becomes readable when somebody has closed a listener under the guard's hands: whoever has `CAP_NET_ADMIN` can
+/// (`ss --kill`), and then every caller of that endpoint is refused, in audit mode, too. A connection wakes nobody here.
+pub fn watch<'a>(listeners: impl IntoIterator<Item = &'a TcpListener>) -> io::Result<OwnedFd> {
+    let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for (listener, index) in listeners.into_iter().zip(0..) {
+        // An error and a hang-up are told without being asked for.
+        epoll::add(&watch, listener, epoll::EventData::new_u64(index), epoll::EventFlags::empty())?;
+    }
+    Ok(watch)
+}
+
 fn lacks_ipv6(error: &io::Error) -> bool {
     use nix::errno::Errno;
     [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL]
@@ -95,5 +107,20 @@ mod tests {
         let listeners = open(&lead(&endpoints, port), 2, &mut Kept::default()).unwrap().all;
         assert!(listeners.iter().all(|listener| listener.local_addr().unwrap().ip().is_unspecified()));
         assert!(listeners[..2].iter().all(|listener| listener.local_addr().unwrap().port() == port));
+    }
+
+    #[test]
+    fn a_connection_wakes_nobody_who_watches_for_the_listener_s_end() {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let watch = watch([&listener]).unwrap();
+        let is_ended = || {
+            let mut polled = [PollFd::new(&watch, PollFlags::IN)];
+            poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+        };
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(!is_ended());
+        rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
+        assert!(is_ended());
     }
 }

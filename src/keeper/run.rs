@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -94,6 +95,8 @@ struct Keeper {
     rotation: Option<Rotor>,
     /// Kept open, though the proxy accepts: connections that arrive while a proxy ends are not refused.
     listeners: Vec<TcpListener>,
+    /// Readable when somebody has closed one of them.
+    ends: OwnedFd,
     /// What it knows of containers beside the policy.
     guestbook: Guestbook,
     proxy: ProxyProcess,
@@ -155,9 +158,16 @@ impl Keeper {
                 return Err(error.into());
             }
         };
-        store::keep(&listeners.new);
-        store::keep(&for_containers.new);
-        store::forget(&kept.ports());
+        // By port, good ones with it. What the service manager has already it takes no second time.
+        let unusable = kept.ports();
+        store::forget(&unusable);
+        if unusable.is_empty() {
+            store::keep(listeners.new.iter().chain(&for_containers.new));
+        } else {
+            store::keep(listeners.all.iter().chain(&for_containers.all));
+        }
+        let listeners: Vec<TcpListener> = listeners.all.into_iter().chain(for_containers.all).collect();
+        let ends = listeners::watch(&listeners)?;
         if stand_in.is_none() {
             state.remember(&bundle, &wanted);
         }
@@ -177,7 +187,8 @@ impl Keeper {
             stand_in,
             certificates,
             log,
-            listeners: listeners.all.into_iter().chain(for_containers.all).collect(),
+            listeners,
+            ends,
             guestbook,
             proxy,
             doors: status,
@@ -213,6 +224,10 @@ impl Keeper {
             if events.proxy && self.proxy_is_gone() {
                 return self.after_the_proxy();
             }
+            if events.listeners && self.lost_a_listener()? {
+                self.proxy.end()?;
+                return self.after_the_proxy();
+            }
             self.answer_questions();
             self.see_to_containers();
             if watchdog.is_some_and(|period| self.is_stuck(period * SILENT_PERIODS)) {
@@ -244,6 +259,7 @@ impl Keeper {
             PollFd::from_borrowed_fd(self.proxy.orders(), PollFlags::IN),
             PollFd::new(&self.watch, PollFlags::IN),
             PollFd::new(&self.addresses, PollFlags::IN),
+            PollFd::new(&self.ends, PollFlags::IN),
         ];
         polled.extend(self.proxy.questions().iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
         let files =
@@ -261,7 +277,13 @@ impl Keeper {
             Err(error) => return Err(error.into()),
         }
         let happened = |index: usize| polled.get(index).is_some_and(|fd| !fd.revents().is_empty());
-        Ok(Events { signal: happened(0), proxy: happened(1), rules: happened(2), addresses: happened(3) })
+        Ok(Events {
+            signal: happened(0),
+            proxy: happened(1),
+            rules: happened(2),
+            addresses: happened(3),
+            listeners: happened(4),
+        })
     }
 
     /// Whether a worker has been silent for that long. A proxy that hangs is worse than none: callers wait for it.
@@ -370,6 +392,15 @@ impl Keeper {
         if self.policy.settings().self_heal {
             self.load();
         }
+    }
+
+    /// Tells that a listener is gone; whether the guard is to end for it. The next one opens it anew: this proxy's
+    /// sandbox takes no more descriptors.
+    fn lost_a_listener(&mut self) -> io::Result<bool> {
+        self.ends = listeners::watch([])?; // told once
+        tracing::error!("a listener was closed by somebody else");
+        self.tell("listener-closed", "a listener was closed by somebody else");
+        Ok(self.policy.settings().self_heal)
     }
 
     fn load(&mut self) {
@@ -572,6 +603,7 @@ struct Events {
     proxy: bool,
     rules: bool,
     addresses: bool,
+    listeners: bool,
 }
 
 /// Connections are descriptors: the soft limit of 1024 would end the guard's work long before its own limits do.

@@ -54,7 +54,7 @@ fn is_ours(listener: &TcpListener, addr: SocketAddr) -> bool {
 
 /// Hands listeners to the service manager, if there is one that keeps them. Where it does not, a restart refuses
 /// connections, and that is all.
-pub fn keep(listeners: &[TcpListener]) {
+pub fn keep<'a>(listeners: impl IntoIterator<Item = &'a TcpListener>) {
     for listener in listeners {
         let Ok(port) = listener.local_addr().map(|local| local.port()) else { continue };
         let states = [NotifyState::FdStore, NotifyState::FdName(&name(port))];

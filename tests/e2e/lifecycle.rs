@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::bed::{Bed, ROLE_PATH};
+use crate::support::event::Event;
 use crate::support::guard::{self, Guard};
 use crate::support::policy::Policy;
 use crate::support::simulator::{Fault, SECRET_MARK};
@@ -161,13 +162,53 @@ fn audit_starts_again_after_enforce() {
 
 #[test]
 #[ignore = "needs root: make test runs it"]
-fn a_removed_redirect_is_put_back() {
+fn a_redirect_that_was_removed_or_altered_is_put_back() {
     let bed = Bed::new();
-    let guard = bed.guard(&Policy::enforce());
-    assert!(bed.nft(&["flush", "ruleset"]).0);
-    wait::until_true("the redirect is back", Duration::from_secs(2), || bed.has_redirect());
-    assert!(bed.webapp().get(URL).is_refusal());
-    guard.event("an event of the guard", |event| event.text("event.action") == "guard");
+    let guard = bed.guard(&Policy::enforce().cloud("aws"));
+    let table = || {
+        let nft = bed.network.vm.command("nft").args(["list", "table", "inet", "imds_guard"]).output();
+        nft.unwrap().stdout
+    };
+    let whole = table();
+    for (nth, change) in [
+        "flush ruleset",
+        "delete table inet imds_guard",
+        "flush chain inet imds_guard redirect_output",
+        "insert rule inet imds_guard redirect_output accept",
+        "add rule inet imds_guard only_guard accept",
+        "flush set inet imds_guard endpoints4",
+        "add element inet imds_guard endpoints4 { 192.0.2.1 . 80 }",
+        "add chain inet imds_guard another",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(bed.nft(&[change]).0, "{change}");
+        let told = || {
+            let events = guard.events();
+            events.iter().filter(|event| event.text("imds_guard.reason") == "redirect-tampered").count() > nth
+        };
+        wait::until_true(change, Duration::from_secs(5), told);
+        wait::until_true(change, Duration::from_secs(5), || table() == whole);
+        assert!(bed.webapp().get(URL).is_refusal());
+    }
+    let critical = |event: &Event| event.text("event.severity") == "2";
+    assert!(guard.events().iter().filter(|event| event.text("event.action") == "guard").all(critical));
+}
+
+/// The guard ends for it, in its mode's direction; the service manager starts the next (`listener-closed` in
+/// tests/image/guest.py).
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_listener_that_somebody_closes_is_noticed() {
+    for policy in [Policy::enforce(), Policy::audit()] {
+        let bed = Bed::new();
+        let mut guard = bed.guard(&policy.cloud("aws"));
+        let kill = ["--kill", "--listening", "--tcp", "sport", "=", ":169"];
+        assert!(bed.network.vm.command("ss").args(kill).status().unwrap().success());
+        guard.event("the closed listener's", |event| event.text("imds_guard.reason") == "listener-closed");
+        assert!(!guard.wait_for_end().success());
+    }
 }
 
 /// Asks again and again while something else happens; every single request must succeed.
