@@ -198,3 +198,92 @@ fn the_exposure_stays_below_its_bound() {
     let _ = writeln!(std::io::stderr().lock(), "systemd-analyze security --offline=true: {figure}");
     assert!(output.status.success(), "{text}");
 }
+
+fn page() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/image.md")).unwrap()
+}
+
+/// Every point that systemd-analyze counts against the unit stands in the page's table, with its weight.
+#[test]
+fn each_point_of_exposure_that_is_not_won_is_explained() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(UNIT);
+    let arguments = ["security", "--offline=true", "--json=short", "--no-pager", file.to_str().unwrap()];
+    let Some(output) = analyze(&arguments) else { return };
+    let points: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let page = page();
+    for point in points {
+        let weight: f64 = point["exposure"].as_str().map_or(0.0, |weight| weight.parse().unwrap());
+        if weight > 0.0 {
+            let row = format!("| `{}` | {weight} | ", point["name"].as_str().unwrap().replace('|', "\\|"));
+            assert!(page.lines().any(|line| line.starts_with(&row)), "docs/image.md lacks: {row}");
+        }
+    }
+}
+
+/// What the figure would be with one thing or several given up, as the page's second table has it: its words, what goes,
+/// what comes.
+const WITHOUT: &[(&str, &[&str], &str)] = &[
+    ("nothing", &[], ""),
+    ("`CAP_KILL`", &[" CAP_KILL"], ""),
+    ("`CAP_KILL`, `CAP_NET_BIND_SERVICE`", &[" CAP_KILL", " CAP_NET_BIND_SERVICE"], ""),
+    ("`CAP_DAC_READ_SEARCH`", &[" CAP_DAC_READ_SEARCH"], ""),
+    ("`CAP_SETUID`, `CAP_SETGID`", &[" CAP_SETUID CAP_SETGID"], ""),
+    ("all of `@privileged`", &[], "SystemCallFilter=~@privileged"),
+    (
+        "`@privileged` but `setresuid`, `setresgid`, `setgroups`",
+        &[],
+        "SystemCallFilter=~@privileged\nSystemCallFilter=setresuid setresgid setgroups",
+    ),
+    ("`AF_INET`, `AF_INET6`", &["AF_INET AF_INET6 "], ""),
+    ("every address: `IPAddressDeny=any`", &[], "IPAddressDeny=any"),
+    (
+        "all but `IPAddressAllow=localhost link-local`",
+        &[],
+        "IPAddressDeny=any\nIPAddressAllow=localhost link-local",
+    ),
+    ("root: `User=`, all capabilities kept", &[], "User=imds-guard-keeper"),
+    (
+        "root, `CAP_SETUID`, `CAP_SETGID`, `CAP_KILL`, `@privileged`",
+        &[" CAP_SETUID CAP_SETGID CAP_KILL"],
+        "User=imds-guard-keeper\nSystemCallFilter=~@privileged",
+    ),
+    (
+        "those and every address",
+        &[" CAP_SETUID CAP_SETGID CAP_KILL"],
+        "User=imds-guard-keeper\nSystemCallFilter=~@privileged\nIPAddressDeny=any",
+    ),
+    (
+        "root kept; `CAP_SETUID`, `CAP_SETGID`, `CAP_KILL`, `@privileged`",
+        &[" CAP_SETUID CAP_SETGID CAP_KILL"],
+        "SystemCallFilter=~@privileged",
+    ),
+];
+
+#[test]
+fn what_the_exposure_would_be_otherwise_is_as_the_page_says() {
+    // Another version weighs otherwise.
+    let Some(version) = analyze(&["--version"]) else { return };
+    if !String::from_utf8_lossy(&version.stdout).starts_with("systemd 252 ") {
+        return;
+    }
+    let page = page();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(UNIT);
+    let mut wrong = Vec::new();
+    for (what, goes, comes) in WITHOUT {
+        let mut unit = goes.iter().fold(shipped(), |unit, words| {
+            assert!(unit.contains(words), "{words}");
+            unit.replace(words, "")
+        });
+        unit = unit.replace("\n[Install]", &format!("\n{comes}\n[Install]"));
+        fs::write(&file, unit).unwrap();
+        let output = analyze(&["security", "--offline=true", "--no-pager", file.to_str().unwrap()]).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let figure = text.lines().last().and_then(|line| line.split(": ").nth(1)?.split(' ').next());
+        let row = format!("| {what} | {} | ", figure.unwrap_or_default());
+        if !page.lines().any(|line| line.starts_with(&row)) {
+            wrong.push(row);
+        }
+    }
+    assert!(wrong.is_empty(), "docs/image.md lacks:\n{}", wrong.join("\n"));
+}
