@@ -10,8 +10,9 @@ set -euo pipefail
 
 readonly PREFIX=imdsg
 
-cgroup_root() {
-    awk '$0 ~ / - cgroup2 / { print $5; exit }' /proc/self/mountinfo
+# Of both versions: the image test has parts of systemd's and of the memory controller's old hierarchy.
+cgroup_roots() {
+    awk '$0 ~ / - cgroup2? / { print $5 }' /proc/self/mountinfo
 }
 
 # What the runs made that are over: one line each, kind and name.
@@ -28,9 +29,10 @@ all() {
         name=${path##*/}
         [[ $name =~ ^${PREFIX}-([0-9]+)- ]] && echo "namespace ${BASH_REMATCH[1]} $name"
     done
-    root=$(cgroup_root)
-    for path in "$root/$PREFIX"_*.slice "$root/system.slice/$PREFIX"-*; do
-        [[ ${path##*/} =~ ^${PREFIX}[-_]([0-9]+)[-_] ]] && [[ -d $path ]] && echo "cgroup ${BASH_REMATCH[1]} $path"
+    for root in $(cgroup_roots); do
+        for path in "$root/$PREFIX"_*.slice "$root/system.slice/$PREFIX"-*; do
+            [[ ${path##*/} =~ ^${PREFIX}[-_]([0-9]+)[-_] ]] && [[ -d $path ]] && echo "cgroup ${BASH_REMATCH[1]} $path"
+        done
     done
     for path in "${TMPDIR:-/tmp}/$PREFIX"-*; do
         [[ ${path##*/} =~ ^${PREFIX}-([0-9]+)- ]] && [[ -e $path ]] && echo "file ${BASH_REMATCH[1]} $path"
@@ -39,7 +41,7 @@ all() {
 }
 
 remove() {
-    local kind=$1 name=$2 pid
+    local kind=$1 name=$2 pid root
     case $kind in
     namespace)
         for pid in $(ip netns pids "$name" 2>/dev/null); do
@@ -54,7 +56,7 @@ remove() {
         while [[ -d $name ]] && ((tries-- > 0)); do
             find "$name" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.1
         done
-        rmdir "$(cgroup_root)/system.slice" 2>/dev/null || true
+        for root in $(cgroup_roots); do rmdir "$root/system.slice" 2>/dev/null || true; done
         ;;
     file) rm -rf --one-file-system -- "$name" ;;
     esac

@@ -20,48 +20,8 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-readonly HERE=$PWD
-readonly CACHE=${CARGO_TARGET_DIR:-$HERE/target}/image
-readonly RESULTS=${IMAGE_TEST_RESULTS:-$CACHE/results}
-readonly SUITE=bookworm
-readonly PATIENCE=${IMAGE_TEST_SECONDS:-400}
-# python3-cffi-backend by name: debootstrap does not resolve the virtual package that python3-cryptography asks for.
-PACKAGES=systemd,systemd-sysv,dbus,udev,kmod,nftables,ufw,cloud-init,python3-cffi-backend,iproute2
-PACKAGES+=,isc-dhcp-client,netplan.io,curl,procps,logrotate,linux-image-cloud-amd64,initramfs-tools
-readonly PACKAGES
-
-skip() {
-    printf '\n*** The image test was SKIPPED: %s\n\n' "$*" >&2
-    [[ -z ${IMAGE_TEST_REQUIRED:-} ]] || exit 1
-    exit 0
-}
-
-need_tools() {
-    local tool
-    [[ $(id -u) == 0 ]] || skip 'it takes root'
-    for tool in "$@"; do
-        PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null || skip "$tool is not installed"
-    done
-    export PATH="$PATH:/usr/sbin:/sbin"
-}
-
-# The Debian root, made once. About two minutes and 600 MB.
-make_root() {
-    local root=$CACHE/root
-    [[ -e $root/etc/debian_version ]] && return
-    need_tools debootstrap
-    mkdir -p "$CACHE"
-    rm -rf "$root.partial"
-    printf 'image-test: making a Debian root in %s (once, about two minutes)\n' "$root" >&2
-    if ! timeout 900 debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$root.partial" ${MIRROR:+"$MIRROR"} \
-        >"$CACHE/debootstrap.log" 2>&1; then
-        tail -3 "$CACHE/debootstrap.log" >&2
-        rm -rf "$root.partial"
-        skip 'debootstrap failed: is a Debian mirror in reach?'
-    fi
-    rm -rf "$root.partial"/{debootstrap,etc/resolv.conf} "$root.partial"/var/cache/apt/archives/*.deb
-    mv "$root.partial" "$root"
-}
+# shellcheck source=scripts/image-lib.sh
+source scripts/image-lib.sh
 
 # What the package would install, from this tree; for a test while the packages are not built.
 install_tree() {
@@ -72,115 +32,11 @@ install_tree() {
     install -D -m 0644 systemd/imds-guard.service "$root/usr/lib/systemd/system/imds-guard.service"
     install -D -m 0644 systemd/imds-guard.sysusers.conf "$root/usr/lib/sysusers.d/imds-guard.conf"
     install -D -m 0644 systemd/imds-guard.tmpfiles.conf "$root/usr/lib/tmpfiles.d/imds-guard.conf"
+    install -D -m 0644 systemd/imds-guard.logrotate "$root/etc/logrotate.d/imds-guard"
     install -D -m 0755 systemd/remember-direction "$root/usr/lib/imds-guard/remember-direction"
     systemctl --root="$root" --quiet enable imds-guard.service
     chroot "$root" systemd-sysusers imds-guard.conf
-}
-
-# As an image's build does it: nothing runs, dpkg alone.
-install_deb() {
-    local root=$1 deb=$2
-    cp "$deb" "$root/tmp/imds-guard.deb"
-    chroot "$root" dpkg -i /tmp/imds-guard.deb
-    rm "$root/tmp/imds-guard.deb"
-}
-
-# What makes a Debian root this test's image: EC2's data source without a firmware that tells, and the tests themselves.
-prepare() {
-    local root=$1
-    : >"$root/etc/machine-id"
-    echo image-test >"$root/etc/hostname"
-    if [[ -e $root/etc/imds-guard/policy.toml ]]; then
-        # A container shows the host's firmware strings, so that the cloud is named.
-        sed -i 's/^cloud = "auto"/cloud = "aws"/' "$root/etc/imds-guard/policy.toml"
-    fi
-    cat >"$root/etc/cloud/cloud.cfg.d/90-image-test.cfg" <<CONFIG
-datasource_list: [Ec2]
-datasource: {Ec2: {strict_id: ${STRICT_ID:-false}, timeout: 5, max_wait: 20}}
-network: {config: disabled}
-locale: C.UTF-8
-CONFIG
-    # For the matrix in little time; an image keeps the ten seconds of the unit.
-    if [[ -n ${WATCHDOG:-} ]]; then
-        install -d "$root/etc/systemd/system/imds-guard.service.d"
-        printf '[Service]\nWatchdogSec=%s\n' "$WATCHDOG" >"$root/etc/systemd/system/imds-guard.service.d/test.conf"
-    fi
-    # The network is there already, as in an image whose network comes up early.
-    ln -sf /dev/null "$root/etc/systemd/system/networking.service"
-    systemctl --root="$root" --quiet enable nftables.service ufw.service
-    install -D -m 0644 -t "$root/opt/image-test" tests/image/{guest,probe,packages}.py
-    cat >"$root/etc/systemd/system/image-test.service" <<UNIT
-[Unit]
-Description=Image test
-# It looks at the boot, and so waits for none of it.
-DefaultDependencies=no
-After=local-fs.target
-[Service]
-ExecStart=${IMAGE_TEST_COMMAND:-/usr/bin/python3 /opt/image-test/guest.py /results ${GUEST_OPTIONS:-}}
-ExecStopPost=/bin/sh -c "journalctl -b --no-pager -o short-monotonic >/results/journal.txt"
-ExecStopPost=-/bin/sh -c "test ! -b /dev/vdb || tar -C /results -cf /dev/vdb ."
-ExecStopPost=/bin/systemctl --no-block poweroff
-StandardOutput=journal+console
-RuntimeMaxSec=${PATIENCE_INSIDE:-$PATIENCE}
-UNIT
-    ln -s /etc/systemd/system/image-test.service "$root/etc/systemd/system/sysinit.target.wants/"
-}
-
-# Two namespaces: the cloud with the metadata address, and the vm's network. Neither has a way out.
-make_network() {
-    local cloud=$1 vm=$2
-    ip netns add "$cloud"
-    ip netns add "$vm"
-    ip -n "$cloud" link set lo up
-    ip -n "$vm" link set lo up
-    ip -n "$cloud" addr add 169.254.169.254/32 dev lo
-    ip -n "$cloud" link add uplink type veth peer name eth0 netns "$vm"
-    ip -n "$cloud" addr add 10.99.0.1/24 dev uplink
-    ip -n "$cloud" link set uplink up
-    ip -n "$vm" addr add 10.99.0.2/24 dev eth0
-    ip -n "$vm" link set eth0 up
-    ip -n "$vm" route add default via 10.99.0.1
-}
-
-cgroup_roots() {
-    awk '$0 ~ / - cgroup2 / || $0 ~ / - cgroup .*name=systemd/ { print $5 }' /proc/self/mountinfo
-}
-
-processes_below() { find "$1" -name cgroup.procs -exec cat {} + 2>/dev/null; }
-
-clean() {
-    local status=$? root tries pid
-    [[ -z ${CLOUD_PID:-} ]] || kill "$CLOUD_PID" 2>/dev/null || true
-    for root in $(cgroup_roots); do
-        # What was killed leaves its cgroup a little later.
-        tries=25
-        while [[ -d $root/$NAME ]] && ((tries-- > 0)); do
-            for pid in $(processes_below "$root/$NAME"); do
-                kill -KILL "$pid" 2>/dev/null || true
-            done
-            find "$root/$NAME" -depth -type d -exec rmdir {} \; 2>/dev/null || true
-            [[ ! -d $root/$NAME ]] || sleep 0.2
-        done
-    done
-    for root in "$CLOUD" "$VM"; do
-        ip netns del "$root" 2>/dev/null || true
-    done
-    [[ -z ${WORK:-} ]] || { umount "$WORK/root" "$WORK" 2>/dev/null || true; rm -rf "$WORK"; }
-    exit "$status"
-}
-
-# An overlay over the Debian root in a mount namespace of its own: the cache stays as it is, and nothing stays mounted.
-enter() {
-    if [[ -z ${IMAGE_TEST_INSIDE:-} ]]; then
-        IMAGE_TEST_INSIDE=1 exec unshare --mount --propagation slave -- "$HERE/scripts/image-test.sh" "$@"
-    fi
-    readonly CLOUD=imdsg-$$-imgc VM=imdsg-$$-imgv NAME=imdsg_$$_image.slice
-    trap clean EXIT
-    trap 'exit 130' INT TERM
-    WORK=$(mktemp -d "/tmp/imdsg-$$-image.XXXX")
-    mount -t tmpfs -o size=2G,mode=0700 imdsg "$WORK"
-    mkdir "$WORK"/{upper,work,root}
-    mount -t overlay -o "lowerdir=$CACHE/root,upperdir=$WORK/upper,workdir=$WORK/work" imdsg "$WORK/root"
+    install -d -m 0750 "$root/var/log/imds-guard"
 }
 
 boot() {
@@ -221,7 +77,7 @@ qemu() {
     next_version "$deb" "$root/results/next.deb" +next
     next_version "$deb" "$root/results/later.deb" +next2
     STRICT_ID=true
-    GUEST_OPTIONS="slow=8 only=kill-9-keeper,kill-9-proxy,restart,reload upgrade=/results/next.deb,/results/later.deb"
+    GUEST_OPTIONS="slow=8 only=kill-9-keeper,kill-9-proxy,oom-kills-proxy,oom-kills-all,restart,reload upgrade=/results/next.deb,/results/later.deb"
     PATIENCE_INSIDE=$((patience - 100))
     prepare "$root"
     # Its firmware tells the cloud, and its network comes by DHCP.
@@ -260,22 +116,6 @@ qemu() {
     tar -xf "$WORK/results.raw" -C "$RESULTS" ./verdict.json ./journal.txt || true
     rm -f "$CACHE/disk.img"
     python3 -I "$HERE/tests/image/verdict.py" "$RESULTS/verdict.json"
-}
-
-# In a cgroup of its own, so that neither nspawn nor its payload lands in the host's root cgroup. nspawn keeps /proc/sys
-# of the host read-only.
-run_nspawn() {
-    local root=$1 cgroups
-    cgroups=$(cgroup_roots)
-    for cgroup in $cgroups; do mkdir -p "$cgroup/$NAME"; done
-    (
-        for cgroup in $cgroups; do echo "$BASHPID" >"$cgroup/$NAME/cgroup.procs"; done
-        export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-        exec timeout -k 5 "$((PATIENCE + 60))" script -qec "systemd-nspawn -q -D $root --boot --network-namespace-path=/run/netns/$VM \
-            --keep-unit --register=no --machine=imdsg-$$-image --bind=$RESULTS:/results \
-            --capability=CAP_NET_ADMIN,CAP_SYS_PTRACE,CAP_BPF,CAP_PERFMON --system-call-filter=bpf \
-            --console=interactive systemd.mask=console-getty.service systemd.journald.forward_to_console=1 systemd.show_status=0 ci.ds=Ec2" /dev/null
-    ) </dev/null >"$RESULTS/console.txt" 2>&1 || true
 }
 
 # The same package with a higher version and another shipped policy, to upgrade to.
