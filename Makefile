@@ -35,9 +35,10 @@ reproducible:
 packages:
 	@bash scripts/packages.sh
 
-# A Debian image with the package: installed, upgraded and removed, then booted by qemu (some minutes). The matrix of
-# failure directions is in `make test`. See docs/image.md.
+# A Debian image with the package: installed, upgraded and removed, then booted by qemu; and the examples of docs/image.md.
+# A quarter of an hour. The matrix of failure directions is in `make test`. See docs/image.md.
 image-test: packages
 	@bash scripts/needs.sh image
 	@bash scripts/image-test.sh packages target/packages/imds-guard_*.deb target/packages/imds-guard-*.rpm
 	@bash scripts/image-test.sh qemu target/packages/imds-guard_*.deb
+	@bash scripts/image-examples.sh target/packages/imds-guard_*.deb

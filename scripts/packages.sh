@@ -45,6 +45,8 @@ main() {
         --static)
             target=(--target "$MUSL")
             binary=$TARGET/$MUSL/release/imds-guard
+            # ring has parts in C and assembler.
+            command -v musl-gcc >/dev/null || { say 'musl-gcc is missing: install musl-tools'; exit 1; }
             ;;
         --packed) build=false ;;
         *)

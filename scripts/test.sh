@@ -50,6 +50,7 @@ fi
 if $is_root; then
     # systemd as PID 1 with the unit: what happens in each mode when the guard is killed, hangs, is gone or broken.
     bash scripts/image-test.sh quick || status=1
+    bash scripts/image-examples.sh schema || status=1
     if ! bash scripts/clean.sh --check; then
         status=1
         bash scripts/clean.sh

@@ -1,8 +1,9 @@
 """A metadata service as EC2's, with made-up values, for the image tests.
 
-usage: cloud.py ADDRESS PORT RECORD [--v2-only]
+usage: cloud.py ADDRESS PORT RECORD [--v2-only] [--user-data FILE]
 
-Appends one line for each request to RECORD. Answers IMDSv1 and v2; with --v2-only reads without a token get 401.
+Appends one line for each request to RECORD. Answers IMDSv1 and v2; with --v2-only reads without a token get 401. The
+user-data is a small script, or FILE.
 """
 
 import sys
@@ -83,6 +84,9 @@ class Metadata(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     address, port, RECORD = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     V2_ONLY = "--v2-only" in sys.argv
+    if "--user-data" in sys.argv:
+        with open(sys.argv[sys.argv.index("--user-data") + 1], encoding="utf-8") as file:
+            LEAVES["user-data"] = file.read()
     ThreadingHTTPServer.daemon_threads = True
     # Python's own five would drop connections that come at once, which a test would take for the guard's doing.
     ThreadingHTTPServer.request_queue_size = 256
