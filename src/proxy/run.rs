@@ -167,6 +167,7 @@ fn serve(
         tls: ArcSwapOption::new(tls),
         interfaces: ArcSwap::default(),
         reloads: watch::Sender::new(0),
+        answered: watch::Sender::new(false),
         alive_every: Duration::from_millis(alive_ms),
         sink: sink.clone(),
         memory: Arc::default(),
@@ -224,7 +225,10 @@ fn obey(orders: &OwnedFd, shared: &Shared) -> Duration {
             }
             (Order::Renew, Some(memory)) => renew(memory, shared),
             (Order::Interfaces(interfaces), None) => shared.interfaces.store(Arc::new(interfaces)),
-            (Order::Health(health), None) => change(&shared.known, |known| known.health = health),
+            (Order::Health(health), None) => {
+                change(&shared.known, |known| known.health = health);
+                shared.answered.send_replace(true);
+            }
             (Order::Rotate(kind), Some(descriptor)) => shared.sink.redirect(destination(kind, descriptor)),
             (Order::Drain { patience_ms }, _) => return Duration::from_millis(patience_ms),
             (order, _) => tracing::error!(?order, "an order came without what belongs to it"),
@@ -329,6 +333,13 @@ fn work(
 async fn accept(worker: Rc<Worker>, listener: TcpListener, origin: Origin) {
     let shared = Arc::clone(&worker.shared);
     let mut closed = std::pin::pin!(shared.farewell.closed());
+    let mut answered = shared.answered.subscribe();
+    // Whoever comes earlier waits in the listener: a question that the keeper cannot take yet could run out of time, and
+    // on a slow machine the first callers after a restart would count as unknown.
+    tokio::select! {
+        _ = answered.wait_for(|answered| *answered) => {}
+        () = &mut closed => return,
+    }
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -48,6 +48,8 @@ pub struct Shared {
     pub census: Arc<Census>,
     /// Set when the guard stops: what is under way may go on until then.
     pub draining: tokio::sync::watch::Receiver<Option<Instant>>,
+    /// Whether the keeper answers: it does when its start is over, and until then nobody is accepted.
+    pub answered: tokio::sync::watch::Sender<bool>,
     /// How often each worker tells the keeper that it is at work; zero is never.
     pub alive_every: Duration,
     /// How the workers end.
