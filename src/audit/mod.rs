@@ -1,8 +1,11 @@
 //! The record: one JSON line for each request, without secrets, in a bounded queue.
 
+mod backlog;
+mod destination;
 pub mod event;
 pub mod scrub;
 pub mod sink;
 
+pub use destination::{Destination, JOURNAL};
 pub use event::Event;
-pub use sink::{Destination, Sink, Slot};
+pub use sink::{Sink, Slot};

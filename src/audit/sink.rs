@@ -3,15 +3,18 @@
 //! A request reserves its place ([`Sink::reserve`]) before anything is forwarded. Without a place the caller of
 //! `reserve` decides what that means (in enforce mode a credential is then refused); either way the loss is
 //! counted and told in the log as soon as there is room again.
+//!
+//! A log that cannot be written (a full disk, a journal that is gone) costs no event at once: what is in hand keeps its
+//! places in the queue and is tried again each second, and [`Sink::is_failing`] says so meanwhile.
 
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::unix::net::UnixDatagram;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::backlog::Backlog;
+use super::destination::Destination;
 use super::event::{Action, Event, Severity};
 
 /// How many events may wait to be written, those of requests still under way included.
@@ -20,14 +23,8 @@ pub const QUEUE_EVENTS: usize = 16_384;
 /// The writer lets events gather for this long, so that a busy guard writes batches.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Where events go. The keeper opens it; the proxy can only append.
-#[derive(Debug)]
-pub enum Destination {
-    /// A file opened for appending, or standard output.
-    Stream(File),
-    /// The journal's native socket, connected.
-    Journal(UnixDatagram),
-}
+/// How often a log that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The queue's near end. Cheap to clone; one per worker.
 #[derive(Debug, Clone)]
@@ -42,6 +39,7 @@ struct Shared {
     taken: AtomicUsize,
     dropped: AtomicU64,
     told: AtomicU64,
+    failing: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +69,7 @@ impl Sink {
                 taken: AtomicUsize::new(0),
                 dropped: AtomicU64::new(0),
                 told: AtomicU64::new(0),
+                failing: AtomicBool::new(false),
             }),
         };
         let shared = Arc::clone(&sink.shared);
@@ -106,6 +105,12 @@ impl Sink {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Whether the log could not be written when that was tried last.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.shared.failing.load(Ordering::Acquire)
     }
 
     /// From the next batch on, events go to `destination` (a rotated file).
@@ -169,32 +174,75 @@ impl Shared {
         if !is_last {
             thread::sleep(GATHER);
         }
+        self.take_now()
+    }
+
+    /// Waits until it is time to try again, or for another log, or for the end.
+    fn take_later(&self) -> Pending {
+        let idle = |pending: &mut Pending| pending.replacement.is_none() && !pending.closed;
+        drop(self.wake.wait_timeout_while(self.lock(), RETRY, idle));
+        self.take_now()
+    }
+
+    fn take_now(&self) -> Pending {
         let mut pending = self.lock();
         let closed = pending.closed;
         std::mem::replace(&mut *pending, Pending { closed, ..Pending::default() })
     }
+
+    /// Gives the places of events back that are written, or lost.
+    fn give_back(&self, places: usize) {
+        self.taken.fetch_sub(places, Ordering::AcqRel);
+    }
 }
 
 fn write_until_closed(shared: &Shared, mut destination: Destination) {
+    let mut backlog = Backlog::default();
     loop {
-        let mut batch = shared.take();
-        if let Some(replacement) = batch.replacement.take() {
+        let batch = if backlog.is_empty() { shared.take() } else { shared.take_later() };
+        if let Some(replacement) = batch.replacement {
             destination = replacement;
+            backlog.begins_anew();
         }
+        backlog.add(&batch.lines, batch.events);
         let lost = shared.dropped.load(Ordering::Relaxed) - shared.told.load(Ordering::Relaxed);
-        if lost > 0 {
-            lost_events(lost).write(&mut batch.lines);
-        }
-        if let Err(error) = destination.append(&batch.lines) {
-            tracing::error!(%error, events = batch.events, "audit events could not be written");
-            shared.dropped.fetch_add(batch.events as u64, Ordering::Relaxed);
-        } else {
+        if lost > 0 && !shared.failing.load(Ordering::Relaxed) {
+            let mut line = Vec::new();
+            lost_events(lost).write(&mut line);
+            backlog.add(&line, 0);
             shared.told.fetch_add(lost, Ordering::Relaxed);
         }
-        shared.taken.fetch_sub(batch.events, Ordering::AcqRel);
-        if batch.closed {
+        let written = backlog.write(&mut destination);
+        shared.dropped.fetch_add(backlog.take_unwritable(), Ordering::Relaxed);
+        shared.give_back(backlog.take_finished());
+        note_failure(shared, written, &backlog);
+        let has_untold = shared.dropped.load(Ordering::Relaxed) > shared.told.load(Ordering::Relaxed);
+        if batch.closed && (shared.failing.load(Ordering::Relaxed) || !has_untold) {
+            let left = backlog.places();
+            shared.dropped.fetch_add(left as u64, Ordering::Relaxed);
+            shared.give_back(left);
             return;
         }
+    }
+}
+
+/// Says on the operations log when the audit log fails and when it works again: it cannot say so itself.
+fn note_failure(shared: &Shared, written: io::Result<()>, backlog: &Backlog) {
+    let is_failing = written.is_err();
+    let was_failing = shared.failing.swap(is_failing, Ordering::AcqRel);
+    match written {
+        Err(error) if !was_failing => {
+            tracing::error!(%error, "the audit log cannot be written: in enforce mode no credential is given out until it can");
+        }
+        Err(error) => {
+            tracing::debug!(%error, waiting = backlog.places(), "the audit log still cannot be written")
+        }
+        Ok(()) if was_failing => {
+            tracing::warn!("the audit log is written again");
+            // What was lost meanwhile is told now, though no other event may come.
+            shared.lock().owes = true;
+        }
+        Ok(()) => {}
     }
 }
 
@@ -210,59 +258,9 @@ fn lost_events(count: u64) -> Event<'static> {
     event
 }
 
-impl Destination {
-    /// Appends one event of the guard's own, outside the queue: for the keeper, which has none.
-    pub fn append_guard_event(&mut self, reason: &'static str, message: &str) -> io::Result<()> {
-        let mut event = Event::now(format!("keeper-{}", std::process::id()), Action::Guard);
-        event.outcome = "failure";
-        event.severity = Severity::Critical as u8;
-        event.reason = Some(reason.into());
-        event.message = Some(message.to_owned().into());
-        self.append_event(&event)
-    }
-
-    /// Appends one event outside the queue.
-    pub fn append_event(&mut self, event: &Event<'_>) -> io::Result<()> {
-        let mut line = Vec::new();
-        event.write(&mut line);
-        self.append(&line)
-    }
-
-    /// Appends that this many connections out of other network namespaces passed uncaught.
-    pub fn append_left_alone(&mut self, count: u64) -> io::Result<()> {
-        let mut event = Event::now(format!("keeper-{}", std::process::id()), Action::Aggregate);
-        event.outcome = "success";
-        event.reason = Some("containers-not-judged".into());
-        event.message = Some("connections of containers that were counted and left alone".into());
-        event.mode = Some("audit");
-        event.count = Some(count);
-        let mut line = Vec::new();
-        event.write(&mut line);
-        self.append(&line)
-    }
-
-    /// Appends whole lines.
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Stream(file) => file.write_all(lines),
-            Self::Journal(socket) => lines
-                .split(|byte| *byte == b'\n')
-                .filter(|line| !line.is_empty())
-                .try_for_each(|line| socket.send(&journal_entry(line)).map(drop)),
-        }
-    }
-}
-
-/// One entry of the journal's native protocol; a line never holds a newline, so the simple form will do.
-fn journal_entry(line: &[u8]) -> Vec<u8> {
-    let mut entry = b"SYSLOG_IDENTIFIER=imds-guard\nPRIORITY=6\nMESSAGE=".to_vec();
-    entry.extend_from_slice(line);
-    entry.push(b'\n');
-    entry
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
 
     use super::*;
 
@@ -360,6 +358,56 @@ mod tests {
             assert!(entry.starts_with("SYSLOG_IDENTIFIER=imds-guard\nPRIORITY=6\nMESSAGE={"), "{entry}");
             assert!(entry.contains(&format!("\"event.id\":\"{id}\"")), "{entry}");
         }
+    }
+
+    /// A file that takes no more than so many bytes: a limit of this thread's would end the process.
+    fn full_disk(directory: &tempfile::TempDir) -> std::fs::File {
+        let path = directory.path().join("full");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        std::fs::OpenOptions::new().append(true).open(path).unwrap()
+    }
+
+    fn wait_for(condition: impl Fn() -> bool) {
+        let start = std::time::Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < Duration::from_secs(20), "it does not come");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_no_event_that_finds_room_until_it_is_emptied() {
+        let directory = tempfile::tempdir().unwrap();
+        let (sink, writer) = Sink::start(Destination::Stream(full_disk(&directory))).unwrap();
+        sink.tell(&Event::now("1", Action::Request));
+        wait_for(|| sink.is_failing());
+        let places: Vec<Slot> = std::iter::from_fn(|| sink.reserve()).take(QUEUE_EVENTS).collect();
+        assert_eq!(places.len(), QUEUE_EVENTS - 1, "the event that could not be written keeps its place");
+        assert!(sink.reserve().is_none());
+        drop(places);
+        for number in 2..=100 {
+            sink.tell(&Event::now(number.to_string(), Action::Request));
+        }
+        let emptied = tempfile::NamedTempFile::new().unwrap();
+        sink.redirect(Destination::Stream(emptied.reopen().unwrap()));
+        wait_for(|| !sink.is_failing());
+        sink.close();
+        writer.join().unwrap();
+        let written = lines(emptied);
+        let ids: Vec<&str> = written.iter().filter_map(|line| line["event.id"].as_str()).collect();
+        let lost = written.iter().find(|line| line["imds_guard.reason"] == "events-lost").unwrap();
+        assert_eq!((ids.len(), &lost["imds_guard.count"]), (101, &2.into()), "two found no room");
+        assert_eq!((ids.first(), sink.dropped()), (Some(&"1"), 2));
+    }
+
+    #[test]
+    fn what_a_full_disk_has_not_taken_at_the_end_is_counted_as_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let (sink, writer) = Sink::start(Destination::Stream(full_disk(&directory))).unwrap();
+        (0..7).for_each(|number| sink.tell(&Event::now(number.to_string(), Action::Request)));
+        sink.close();
+        writer.join().unwrap();
+        assert_eq!(sink.dropped(), 7);
     }
 
     #[test]

@@ -124,11 +124,12 @@ fn show(snapshot: &Snapshot, on_disk: Option<&str>, out: &mut impl Write) -> any
     table.row(["guard", &guard]);
     table.row(["requests", &requests(snapshot)]);
     table.row(["connections", &connections(snapshot)]);
+    let failing = if snapshot.log_failing { "CANNOT BE WRITTEN; " } else { "" };
     let drops = match snapshot.lost_events {
         0 => "no event was lost".to_owned(),
         lost => format!("{} EVENTS WERE LOST", count(lost)),
     };
-    table.row(["audit log", &drops]);
+    table.row(["audit log", &format!("{failing}{drops}")]);
     table.row(["time", &time(snapshot)]);
     match &snapshot.last_denial {
         None => table.row(["last denial", "none"]),

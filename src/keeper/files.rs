@@ -5,17 +5,18 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::audit::Destination;
+use crate::audit::{Destination, JOURNAL};
 use crate::policy::{AuditLog, Source};
 
 /// The largest policy file, in bytes.
 const POLICY_BYTES: u64 = 8 << 20;
 
-/// The journal's native socket (systemd.journal-fields(7)).
-const JOURNAL: &str = "/run/systemd/journal/socket";
+/// How long the journal may take for one event.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a file could not be used.
 #[derive(Debug, Error)]
@@ -171,6 +172,8 @@ pub fn standard_output() -> io::Result<Destination> {
 fn journal() -> io::Result<Destination> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(JOURNAL)?;
+    // A journal that hangs must not hang the writer: what it does not take is tried again.
+    socket.set_write_timeout(Some(JOURNAL_PATIENCE))?;
     Ok(Destination::Journal(socket))
 }
 

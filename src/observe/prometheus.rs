@@ -71,6 +71,11 @@ fn guard(page: &mut Page, snapshot: &Snapshot) {
         redirect.failed,
     );
     page.counter("imds_guard_events_lost_total", "Audit events that were lost.", snapshot.lost_events);
+    page.gauge(
+        "imds_guard_log_failing",
+        "1 if the audit log cannot be written.",
+        u8::from(snapshot.log_failing),
+    );
     page.gauge("imds_guard_workers", "Threads that serve callers.", snapshot.workers.count);
     page.gauge(
         "imds_guard_workers_silent",

@@ -212,6 +212,9 @@ pub struct Snapshot {
     pub last_denial: Option<LastDenial>,
     /// Audit events that were lost.
     pub lost_events: u64,
+    /// Whether the audit log cannot be written at this moment.
+    #[serde(default)]
+    pub log_failing: bool,
     /// The proxy's threads.
     pub workers: Workers,
 }
@@ -237,6 +240,8 @@ pub struct Facts {
     pub open_connections: u32,
     /// Audit events that were lost.
     pub lost_events: u64,
+    /// Whether the audit log cannot be written at this moment.
+    pub log_failing: bool,
     /// The proxy's threads.
     pub workers: Workers,
 }
@@ -275,6 +280,7 @@ impl Snapshot {
             forgotten: tallies.iter().map(|tally| tally.forgotten).sum(),
             last_denial: last_denial(tallies),
             lost_events: facts.lost_events,
+            log_failing: facts.log_failing,
             workers: facts.workers,
         }
     }
@@ -287,7 +293,7 @@ impl Snapshot {
     /// Whether the guard does what it is there for.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.redirect.in_place && self.workers.silent == 0
+        self.redirect.in_place && self.workers.silent == 0 && !self.log_failing
     }
 }
 
@@ -490,6 +496,7 @@ pub(super) mod tests {
             endpoints: vec![endpoint, Endpoint::new("fd00:ec2::254".parse().unwrap(), 80)],
             open_connections: 6,
             lost_events: 7,
+            log_failing: false,
             workers: Workers { count: 2, silent: 0 },
         };
         Snapshot::of(&facts, &[one, two], at(3000))

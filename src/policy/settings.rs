@@ -102,6 +102,8 @@ pub struct Limits {
     pub connections: u32,
     /// Connections at one time, of one uid.
     pub connections_per_uid: u32,
+    /// Requests a second of one uid where others ask, too.
+    pub requests_per_uid: u32,
     /// Bytes of a request's head.
     pub head_bytes: u32,
     /// Header lines of a request.
@@ -117,6 +119,7 @@ impl Default for Limits {
         Self {
             connections: 4096,
             connections_per_uid: 512,
+            requests_per_uid: 1000,
             head_bytes: 16_384,
             headers: 100,
             head_seconds: 10,
@@ -181,6 +184,13 @@ fn limits(table: Option<&LimitsTable>, numbers: &mut Numbers<'_, '_>) -> Limits 
             default.connections_per_uid,
             1,
             65_536,
+        ),
+        requests_per_uid: number(
+            "requests-per-uid",
+            &table.requests_per_uid,
+            default.requests_per_uid,
+            10,
+            1_000_000,
         ),
         // Below 4 KiB, ordinary SDK requests with long session tokens would be cut off.
         head_bytes: number("head-bytes", &table.head_bytes, default.head_bytes, 4096, 1 << 20),

@@ -60,6 +60,7 @@ pub(super) struct GuardTable {
 pub(super) struct LimitsTable {
     pub(super) connections: Option<Spanned<i64>>,
     pub(super) connections_per_uid: Option<Spanned<i64>>,
+    pub(super) requests_per_uid: Option<Spanned<i64>>,
     pub(super) head_bytes: Option<Spanned<i64>>,
     pub(super) headers: Option<Spanned<i64>>,
     pub(super) head_seconds: Option<Spanned<i64>>,

@@ -24,7 +24,7 @@ use super::tokens::Owner as TokenOwner;
 use super::upstream::{Owner, Route};
 use super::wire::{Admitted, Ending, Wire};
 use super::worker::Worker;
-use super::{farewell, flow, pipeline, record, tunnel};
+use super::{descriptors, farewell, flow, pipeline, record, tunnel};
 
 /// How long a client may go on sending after a refusal, so that closing does not destroy the answer on its way.
 const LINGER: Duration = Duration::from_millis(500);
@@ -71,13 +71,17 @@ pub async fn serve(
     if stream.take_error()?.is_some() {
         return Ok(());
     }
-    // Counted before the keeper is asked for anything: a flood costs the flooder its own connections.
     let uid = raw.and_then(Result::ok).map(|stamps| stamps.uid);
+    if uid == Some(worker.shared.own_uid) {
+        return Box::pin(tunnel::lead_on(stream, original)).await;
+    }
+    // Counted before the keeper is asked for anything: a flood costs the flooder its own connections.
     let client = raw.map_or(Client::Container(flow.client.0.ip()), |_| Client::User(uid));
-    let counted = worker.shared.census.admit(client, &policy.settings().limits);
+    let limits = descriptors::within(policy.settings().limits, worker.shared.places);
+    let counted = worker.shared.census.admit(client, &limits);
     if let Err(exceeded) = counted {
         record::flood(&worker, flow, uid, exceeded);
-        return reset(&stream);
+        return turn_away(&stream);
     }
     let raw = match raw {
         Some(raw) => raw,
@@ -113,7 +117,7 @@ pub async fn serve(
         }
         Door::Http => {
             let arrival = arrival.unwrap_or_else(|| worker.roll.arrive());
-            http(worker, identity, &policy, endpoint, stream, arrival).await
+            http(worker, identity, &policy, endpoint, stream, arrival, client).await
         }
     }
 }
@@ -125,6 +129,7 @@ async fn http(
     endpoint: Endpoint,
     stream: TcpStream,
     arrival: Arrival,
+    client: Client,
 ) -> io::Result<()> {
     let route = route(&identity, policy, endpoint);
     let strictness = strictness(policy);
@@ -148,7 +153,11 @@ async fn http(
         let (connection, asked) = (Rc::clone(&connection), &asked);
         service_fn(move |request| {
             asked.set(true);
-            pipeline::answer(Rc::clone(&connection), request)
+            let connection = Rc::clone(&connection);
+            async move {
+                connection.wait_for_its_turn(client).await;
+                pipeline::answer(connection, request).await
+            }
         })
     };
     // hyper's part must be gone when it has ended: it holds the connection, which may go on as a tunnel or be reset.
@@ -179,6 +188,16 @@ async fn http(
 }
 
 impl Connection {
+    /// Holds the request back if its user asks faster than others should have to bear.
+    async fn wait_for_its_turn(&self, client: Client) {
+        let shared = &self.worker.shared;
+        let per_second = shared.policy.load().settings().limits.requests_per_uid;
+        let wait = shared.pace.wait(client, per_second, Instant::now());
+        if !wait.is_zero() {
+            Box::pin(tokio::time::sleep(wait)).await;
+        }
+    }
+
     /// What the caller asks in the request that hyper has just delivered.
     #[must_use]
     pub fn asked(&self, policy: &Policy) -> Asked {
@@ -315,6 +334,16 @@ pub(super) async fn linger(mut stream: TcpStream) {
 pub(super) fn reset(stream: &TcpStream) -> io::Result<()> {
     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     Ok(nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger)?)
+}
+
+/// Closes a connection that is not served, without waiting for its client: by an end, and a reset behind it.
+///
+/// Not by a reset alone. Connection tracking keeps a connection that its server has reset under its addresses for some
+/// seconds, redirect included, and would lead the guard's own next connection from the same source port back to the
+/// guard: a flood of refused connections would take the service away from everybody. Of one that was ended it lets go.
+fn turn_away(stream: &TcpStream) -> io::Result<()> {
+    rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?;
+    reset(stream)
 }
 
 /// The policy in force at this moment.

@@ -45,7 +45,7 @@ pub struct Counted {
 }
 
 /// Which limit a connection would exceed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Exceeded {
     /// Connections in all.
     Total,
@@ -121,26 +121,6 @@ impl LookupBudget {
             *left -= 1.0;
         }
         granted
-    }
-}
-
-/// Counts refused connections, and says once a second that it is time to tell how many.
-#[derive(Debug, Default)]
-pub struct Flood {
-    count: Cell<u64>,
-    told: Cell<Option<Instant>>,
-}
-
-impl Flood {
-    /// Counts one more; the number to tell, at most once a second.
-    pub fn count(&self, now: Instant) -> Option<u64> {
-        let count = self.count.get() + 1;
-        let due = self.told.get().is_none_or(|told| now.duration_since(told) >= Duration::from_secs(1));
-        self.count.set(if due { 0 } else { count });
-        if due {
-            self.told.set(Some(now));
-        }
-        due.then_some(count)
     }
 }
 

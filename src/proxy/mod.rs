@@ -5,7 +5,9 @@
 //! into one event; [`observer`] shows what the workers count.
 
 pub mod connection;
+pub mod descriptors;
 pub mod farewell;
+pub mod flood;
 pub mod flow;
 #[cfg(test)]
 mod footprint;
@@ -16,12 +18,15 @@ pub mod limits;
 pub mod memory;
 pub mod observer;
 pub mod outgoing;
+pub mod pace;
 pub mod partial;
 pub mod pipeline;
 pub mod record;
 pub mod reply;
 pub mod run;
 pub mod sandbox;
+#[cfg(test)]
+mod schedules;
 pub mod service;
 pub mod socket;
 pub mod stream;

@@ -128,6 +128,7 @@ impl socket::Source for Observer {
             endpoints: policy.catalogue().endpoints(),
             open_connections: self.shared.census.total(),
             lost_events: self.shared.sink.dropped(),
+            log_failing: self.shared.sink.is_failing(),
             workers: Workers { count: self.workers.len(), silent },
         };
         Snapshot::of(&facts, &self.last.borrow(), Moment::now())

@@ -20,6 +20,7 @@ use crate::redact::Unredactable;
 use crate::request::{BodyKind, Fault, RawHead};
 
 use super::connection::Connection;
+use super::flood::Surge;
 use super::identity::Identity;
 use super::issued::{Told, Watch};
 use super::limits::Exceeded;
@@ -139,7 +140,7 @@ impl Exchange {
     /// In enforce mode no credential is given out without a record: a full disk must not hide a theft.
     #[must_use]
     pub fn must_not_go_unrecorded(&self, asked: &Asked, decision: &Decision) -> bool {
-        self.slot.is_none()
+        (self.slot.is_none() || self.connection.worker.shared.sink.is_failing())
             && decision.mode() == Mode::Enforce
             && decision.verdict() == Verdict::Allow
             && asked.touched.classes.contains(Class::Credentials)
@@ -313,24 +314,33 @@ pub fn closed(worker: &Worker, identity: &Identity, reason: &'static str) {
     worker.shared.sink.tell(&event);
 }
 
-/// A connection above a limit. One event a second for all of a worker's, so that a flood does not fill the log.
+/// A connection above a limit. The first of a wave is told at once, the others together once a second.
 pub fn flood(worker: &Worker, flow: Flow, uid: Option<u32>, exceeded: Exceeded) {
-    let reason = match exceeded {
+    worker.counters.over_limit(exceeded == Exceeded::PerUid);
+    if let Some(surge) = worker.floods.count(exceeded, uid, flow) {
+        tell_surge(worker, &surge);
+    }
+}
+
+/// Tells what has come above a limit since the last time.
+pub fn tell_floods(worker: &Worker) {
+    worker.floods.due().iter().for_each(|surge| tell_surge(worker, surge));
+}
+
+fn tell_surge(worker: &Worker, surge: &Surge) {
+    let reason = match surge.exceeded {
         Exceeded::Total => "too-many-connections",
         Exceeded::PerUid => "too-many-connections-of-uid",
     };
-    worker.counters.over_limit(exceeded == Exceeded::PerUid);
-    if let Some(count) = worker.floods.count(Instant::now()) {
-        let mut event = Event::now(worker.event_id(), Action::Aggregate);
-        event.outcome = "failure";
-        event.severity = Severity::Warning as u8;
-        event.result = Some(Outcome::Closed);
-        event.reason = Some(reason.into());
-        event.count = Some(count);
-        describe_flow(&mut event, flow);
-        event.user_id = uid.map(|uid| uid.to_string());
-        worker.shared.sink.tell(&event);
-    }
+    let mut event = Event::now(worker.event_id(), Action::Aggregate);
+    event.outcome = "failure";
+    event.severity = Severity::Warning as u8;
+    event.result = Some(Outcome::Closed);
+    event.reason = Some(reason.into());
+    event.count = Some(surge.count);
+    describe_flow(&mut event, surge.flow);
+    event.user_id = surge.uid.map(|uid| uid.to_string());
+    worker.shared.sink.tell(&event);
 }
 
 /// A connection whose bytes audit mode passes on unread.

@@ -26,23 +26,29 @@ use crate::observe::{Counters, Moment};
 use crate::policy::Policy;
 
 use super::connection;
+use super::descriptors;
 use super::farewell::{self, Farewell};
+use super::flood::Floods;
 use super::keeper_line::KeeperLine;
-use super::limits::{Census, Flood, LookupBudget, Roll};
+use super::limits::{Census, LookupBudget, Roll};
 use super::observer::{self, Ask, Doors, Known};
-use super::partial;
+use super::pace::Pace;
 use super::sandbox::{self, SandboxError};
 use super::tls::Tls;
 use super::tokens::{self, Tokens};
 use super::upgrade::OwnTokens;
 use super::upstream::Pool;
 use super::worker::{Shared, Worker};
+use super::{partial, record};
 
 /// How often overdue connections are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// How long a worker waits after a failed accept: descriptors that are used up do not come back by asking.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How many connections a worker accepts before those that it has get their turn.
+const ACCEPTS_PER_TURN: u32 = 8;
 
 /// How many questions about other network namespaces a worker has under way, of the places that its line has.
 const FOREIGN_TURNS: usize = 16;
@@ -71,6 +77,8 @@ pub fn run() -> Result<(), ProxyError> {
     sandbox::drop_privileges(start.uid, start.gid)?;
     let policy = start.bundle.compile().map_err(|_| ProxyError::Policy)?.policy;
     let diags = start.channels.iter().map(|_| SockDiag::open()).collect::<io::Result<Vec<_>>>()?;
+    // While the sandbox still lets it be asked for.
+    let places = descriptors::places(&policy.settings().limits);
     let ports: BTreeSet<u16> = policy.catalogue().endpoints().iter().map(|endpoint| endpoint.port).collect();
     let fence = sandbox::lock_in(ports)?;
     if !fence.landlock {
@@ -79,7 +87,7 @@ pub fn run() -> Result<(), ProxyError> {
         );
     }
     let tls = Tls::new(&policy, start.bundle.certificates(), None).map(Arc::new);
-    serve(&orders, start, diags, policy, tls)
+    serve(&orders, start, diags, policy, tls, places)
 }
 
 /// A listener, and from where its connections come.
@@ -154,8 +162,9 @@ fn serve(
     diags: Vec<SockDiag>,
     policy: Policy,
     tls: Option<Arc<Tls>>,
+    places: u32,
 ) -> Result<(), ProxyError> {
-    let Start { bundle, log, listeners, for_containers, doors, channels, alive_ms, .. } = start;
+    let Start { uid, bundle, log, listeners, for_containers, doors, channels, alive_ms, .. } = start;
     let listeners = listeners.into_iter().map(|listener| (listener, Origin::Host));
     let listeners = listeners.chain(for_containers.into_iter().map(|listener| (listener, Origin::Container)));
     let (sink, writer) = Sink::start(log)?;
@@ -173,6 +182,9 @@ fn serve(
         memory: Arc::default(),
         tokens: Arc::new(Tokens::new(random()?, Instant::now(), tokens::REMEMBERED)),
         census: Arc::new(Census::default()),
+        pace: Pace::default(),
+        own_uid: uid,
+        places,
         draining,
         farewell: Farewell::between(count),
         run_id: u32::from_le_bytes(random()?),
@@ -191,7 +203,7 @@ fn serve(
         asked.push(ask);
         let worker = thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || work(index, shared, channel, diag, listeners, asks))?;
+            .spawn(move || work(index, shared, channel, diag, listeners, asks, count))?;
         workers.push(worker);
     }
     let observer = observer::start(&shared, asked, doors)?;
@@ -291,10 +303,12 @@ fn work(
     diag: SockDiag,
     listeners: Vec<Listener>,
     asks: mpsc::Receiver<Ask>,
+    workers: usize,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async move {
         let draining = shared.draining.clone();
+        let pool = Pool::for_at_most(shared.places as usize / workers.max(1));
         let worker = Rc::new(Worker {
             shared,
             diag: diag.into(),
@@ -302,13 +316,13 @@ fn work(
             cgroups: std::cell::RefCell::default(),
             foreign: tokio::sync::Semaphore::new(FOREIGN_TURNS),
             resolving: tokio::sync::Mutex::new(()),
-            pool: std::cell::RefCell::new(Pool::default()),
+            pool: pool.into(),
             own_tokens: OwnTokens::default(),
             outbox: Rc::default(),
             roll: Rc::new(Roll::default()),
             lookups: LookupBudget::default(),
             resolutions: LookupBudget::default(),
-            floods: Flood::default(),
+            floods: Floods::default(),
             counters: Counters::default(),
             busy: tokio::sync::Notify::new(),
             redactions: tokio::sync::Semaphore::new(partial::AT_A_TIME),
@@ -340,7 +354,13 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, origin: Origin) {
         _ = answered.wait_for(|answered| *answered) => {}
         () = &mut closed => return,
     }
+    let mut accepted_in_turn = 0;
     loop {
+        if accepted_in_turn == ACCEPTS_PER_TURN {
+            accepted_in_turn = 0;
+            tokio::task::yield_now().await;
+        }
+        accepted_in_turn += 1;
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             // What connects from now on waits in the listener.
@@ -383,7 +403,8 @@ async fn sweep(worker: Rc<Worker>) {
             let limits = worker.shared.policy.load().settings().limits;
             worker.roll.sweep(&limits, now);
             worker.pool.borrow_mut().sweep(now);
-            if worker.roll.is_empty() && worker.pool.borrow().is_empty() {
+            record::tell_floods(&worker);
+            if worker.roll.is_empty() && worker.pool.borrow().is_empty() && worker.floods.is_empty() {
                 break;
             }
         }
@@ -394,5 +415,6 @@ async fn sweep(worker: Rc<Worker>) {
 async fn until_drained(worker: &Worker, mut draining: watch::Receiver<Option<Instant>>) {
     if let Ok(deadline) = draining.wait_for(Option::is_some).await.map(|deadline| *deadline) {
         farewell::take_part(worker, deadline.unwrap_or_else(Instant::now)).await;
+        record::tell_floods(worker);
     }
 }

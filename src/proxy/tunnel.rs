@@ -1,6 +1,7 @@
 //! Bytes that are passed on unread: what audit mode cannot judge, and what goes through opaque doors.
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -59,6 +60,14 @@ pub async fn run(
     }
 }
 
+/// Leads the guard's own connection on that has come back to it: connection tracking still knew another one from its
+/// source port, one that a listener had reset, and treated it alike. What it carries was permitted when it left, and the
+/// redirect exempts the same uid.
+pub async fn lead_on(mut own: TcpStream, to: SocketAddr) -> io::Result<()> {
+    let Ok(mut service) = upstream::open_again(to).await else { return reset(&own) };
+    copy_bidirectional_with_sizes(&mut own, &mut service, BUFFER, BUFFER).await.map(drop)
+}
+
 /// How long a client may take to say its first word or to leave; a service that speaks first comes this much later.
 const FIRST_WORD: Duration = Duration::from_millis(100);
 
@@ -90,7 +99,8 @@ pub async fn opaque(
     let (decision, passage) = policy.knock(caller);
     let slot = worker.shared.sink.reserve();
     // Behind the door may be credentials, and in enforce mode none is given out without a record.
-    let is_recorded = slot.is_some() || decision.mode() == Mode::Audit;
+    let sink = &worker.shared.sink;
+    let is_recorded = slot.is_some() && !sink.is_failing() || decision.mode() == Mode::Audit;
     if let Some(passage) = passage.filter(|_| is_recorded) {
         record::opaque(worker, identity, &decision, Outcome::Tunnelled, slot);
         return run(worker, passage, client, &[], route(identity, policy, endpoint)).await;

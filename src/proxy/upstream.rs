@@ -121,13 +121,19 @@ impl Route {
 type Key = (Owner, Option<u64>);
 
 /// Idle upstream connections of one worker.
-#[derive(Default)]
 pub struct Pool {
     idle: HashMap<Key, Vec<(Link, Instant)>>,
     count: usize,
+    room: usize,
 }
 
 impl Pool {
+    /// A pool for so many connections at most.
+    #[must_use]
+    pub fn for_at_most(share: usize) -> Self {
+        Self { idle: HashMap::new(), count: 0, room: share.clamp(1, IDLE_IN_ALL) }
+    }
+
     /// The connection of this owner and this way that was used last, if one is still open.
     fn take(&mut self, owner: Owner, way: &Way) -> Option<Link> {
         let links = self.idle.get_mut(&(owner, way.generation()))?;
@@ -141,7 +147,7 @@ impl Pool {
     }
 
     fn put(&mut self, owner: Owner, link: Link) {
-        if self.count >= IDLE_IN_ALL {
+        if self.count >= self.room {
             return;
         }
         let links = self.idle.entry((owner, link.way.generation())).or_default();
@@ -235,6 +241,13 @@ impl Link {
 pub async fn open_unread(worker: &Worker, _: &Passage, route: Route) -> Result<Stream, UpstreamError> {
     let way = tls::way(worker, route.to, None)?;
     Ok(route.open(worker, way).await?.0)
+}
+
+/// Opens a connection for what had a permit when it left and came back to the guard; from another source port.
+pub(super) async fn open_again(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Sends a request and waits for the head of its response.

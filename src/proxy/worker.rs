@@ -16,10 +16,12 @@ use crate::observe::Counters;
 use crate::policy::Policy;
 
 use super::farewell::Farewell;
+use super::flood::Floods;
 use super::keeper_line::KeeperLine;
-use super::limits::{Census, Flood, LookupBudget, Roll};
+use super::limits::{Census, LookupBudget, Roll};
 use super::memory::Memory;
 use super::observer::Known;
+use super::pace::Pace;
 use super::socket::Outbox;
 use super::tls::Tls;
 use super::tokens::Tokens;
@@ -46,6 +48,12 @@ pub struct Shared {
     pub memory: Arc<Memory>,
     /// Connections at this moment.
     pub census: Arc<Census>,
+    /// Turns of those who ask faster than others should have to bear.
+    pub pace: Pace,
+    /// The uid under which the guard itself asks the service.
+    pub own_uid: u32,
+    /// How many there may be, as far as descriptors go.
+    pub places: u32,
     /// Set when the guard stops: what is under way may go on until then.
     pub draining: tokio::sync::watch::Receiver<Option<Instant>>,
     /// Whether the keeper answers: it does when its start is over, and until then nobody is accepted.
@@ -85,7 +93,7 @@ pub struct Worker {
     /// Searches for cgroups' paths that are left to each uid.
     pub resolutions: LookupBudget,
     /// Connections that were refused because of a limit.
-    pub floods: Flood,
+    pub floods: Floods,
     /// What it has counted.
     pub counters: Counters,
     /// Told when a connection comes in: the sweep has something to do.

@@ -54,5 +54,6 @@ mod status;
 mod tls;
 mod tools;
 mod upstream;
+mod upstream_faults;
 mod verify;
 mod walkthrough;
