@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a fresh machine with a Rust toolchain and root (or sudo) needs.
 
-.PHONY: demo test bench bench-learn supply sbom reproducible packages image-test
+.PHONY: demo test bench bench-learn soak supply sbom reproducible packages image-test
 
 # What it does, shown: a decoy cloud, a guarded vm, callers of every kind. Touches nothing of the machine's own network.
 demo:
@@ -18,6 +18,11 @@ bench:
 # Ten million events through `imds-guard learn`. See docs/performance.md.
 bench-learn:
 	@bash scripts/bench-learn.sh
+
+# Floods, kills, reloads, broken surroundings, and hours if wanted (SOAK_SECONDS=3600); SCENARIO names one.
+# See docs/reliability.md.
+soak:
+	@bash scripts/soak.sh $(SCENARIO) $(SOAK_ARGUMENTS)
 
 # What the program is made of: licences, doubles, sources, known holes. See docs/supply-chain.md.
 supply:

@@ -235,7 +235,7 @@ fn note_failure(shared: &Shared, written: io::Result<()>, backlog: &Backlog) {
             tracing::error!(%error, "the audit log cannot be written: in enforce mode no credential is given out until it can");
         }
         Err(error) => {
-            tracing::debug!(%error, waiting = backlog.places(), "the audit log still cannot be written")
+            tracing::debug!(%error, waiting = backlog.places(), "the audit log still cannot be written");
         }
         Ok(()) if was_failing => {
             tracing::warn!("the audit log is written again");
