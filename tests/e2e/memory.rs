@@ -15,12 +15,11 @@ fn remembering() -> Policy {
 }
 
 /// What may change, or is somebody's secret, or proves something.
-const NEVER: [&str; 5] = [
+const NEVER: [&str; 4] = [
     ROLE_PATH,
     "/latest/user-data",
     "/latest/meta-data/network/interfaces/macs/",
     "/latest/dynamic/instance-identity/document",
-    "/latest/meta-data/absent",
 ];
 
 fn url(path: &str) -> String {
