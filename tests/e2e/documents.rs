@@ -102,6 +102,7 @@ fn a_stranger_gets_each_document_without_what_it_lacks() {
         let part = document.get(&bed.webapp(), &["Range: bytes=0-9", "Accept-Encoding: gzip"]);
         assert_eq!((part.status, part.text().as_str()), (200, document.part), "{}", document.path);
         assert_eq!(length(&part), Some(document.part.len()), "{part:?}");
+        assert_eq!(part.header("last-modified"), None, "the date is the whole one's: {part:?}");
         let asked = bed.cloud.received().remove(0).text().to_ascii_lowercase();
         assert!(!asked.contains("range:") && !asked.contains("accept-encoding:"), "{asked}");
         let event = guard.event_for(document.path.trim_end_matches('/'));
@@ -111,6 +112,7 @@ fn a_stranger_gets_each_document_without_what_it_lacks() {
         let whole = document.get(&bed.agent(), &[]);
         assert!(whole.status == 200 && whole.text().contains(SECRET_MARK), "{whole:?}");
         assert_eq!((length(&whole), etag(&whole).as_str()), (Some(whole.body.len()), "\"decoy-1\""));
+        assert!(whole.header("last-modified").is_some(), "{whole:?}");
 
         // Each form has its own version, and neither is taken for the other.
         let part = etag(&part);

@@ -48,5 +48,7 @@ pub(super) fn answer(request: &Request, segments: &[&str], state: &State) -> Opt
         _ => return None,
     };
     let is_read = matches!(request.method.as_str(), "GET" | "HEAD");
-    Some(if is_read { document.header("ETag", "\"decoy-1\"") } else { Response::new(405, "") })
+    let dated =
+        document.header("ETag", "\"decoy-1\"").header("Last-Modified", "Tue, 24 Nov 2026 00:00:00 GMT");
+    Some(if is_read { dated } else { Response::new(405, "") })
 }
