@@ -51,6 +51,7 @@ mod reload;
 mod rotation;
 mod session;
 mod status;
+mod tampering;
 mod tls;
 mod tools;
 mod upstream;
