@@ -125,6 +125,74 @@ fn the_grants_are_no_wider_than_what_was_used() {
     );
 }
 
+/// Containers: by their slice and as Quadlet's units they last, and are proposed; by their ids they do not.
+fn contained() -> Vec<Event> {
+    let mut events = Vec::new();
+    for (start, digit) in ["a", "b"].iter().enumerate() {
+        let id = digit.repeat(64);
+        for (name, cgroup) in [
+            ("slice", format!("/billing.slice/docker-{id}.scope")),
+            ("quadlet", format!("/system.slice/web.service/libpod-payload-{id}")),
+            ("x-plain", format!("/system.slice/docker-{id}.scope")),
+            ("x-rootless", format!("/user.slice/user-1000.slice/billing.slice/libpod-{id}.scope")),
+        ] {
+            for time in 0..15 {
+                events.push(
+                    Event::new(&format!("{name}-{start}-{time}"))
+                        .asking(ROLE, "credentials")
+                        .would_deny("no-agent-in-container")
+                        .with("user.id", "1001")
+                        .with("imds_guard.cgroup", cgroup.clone())
+                        .with("imds_guard.origin", "container")
+                        .with("process.executable", "/app/server")
+                        .at(&format!("24T1{start}:{time:02}:00")),
+                );
+            }
+        }
+    }
+    events
+}
+
+#[test]
+fn containers_are_proposed_by_what_lasts_and_no_others() {
+    let events = contained();
+    let logs = Logs::new(lines(&events));
+    let policy = logs.directory.path().join("learned.toml");
+    let (code, _, err) = run(&["learn", "--output", arg(&policy), logs.log()]);
+    assert_eq!(code, 0, "{err}");
+    let text = std::fs::read_to_string(&policy).unwrap();
+    let table: toml::Table = text.parse().unwrap();
+    let agents = table["agent"].as_array().unwrap();
+    let named: Vec<&str> = agents.iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(named, ["billing", "web"], "{text}");
+    assert_eq!(agents[0]["container"]["slice"].as_str(), Some("billing.slice"));
+    assert_eq!(agents[0]["container"]["runtime"].as_str(), Some("docker"));
+    assert_eq!(
+        (agents[1]["container"].as_str(), agents[1]["unit"].as_str()),
+        (Some("quadlet"), Some("web.service"))
+    );
+    assert!(agents.iter().all(|one| one.get("exe").is_none()), "a container's files are not the host's");
+    assert_eq!(table["containers"]["judge"].as_bool(), Some(true));
+    for refused in ["# /system.slice/docker-", "# /user.slice/user-1000.slice/billing.slice/libpod-"] {
+        let at = text.find(refused).unwrap_or_else(|| panic!("{refused} in\n{text}"));
+        assert!(text[at..].split("\n\n").next().unwrap().contains("without a lasting name"), "{text}");
+    }
+    let (code, findings) = run_json(&["check", "--json", arg(&policy)]);
+    let codes: Vec<&str> =
+        findings.as_array().unwrap().iter().map(|one| one["code"].as_str().unwrap()).collect();
+    assert!(code == 0 && codes.iter().all(|code| *code == "unknown-user"), "{findings}");
+    let accepted: Vec<Event> = events
+        .into_iter()
+        .map(|event| {
+            let bad = event.0["event.id"].as_str().unwrap().starts_with('x');
+            event.with("imds_guard.verdict", if bad { "deny" } else { "allow" })
+        })
+        .collect();
+    let wanted = logs.file("wanted.jsonl", &lines(&accepted));
+    let (code, told) = run_json(&["replay", "--json", "--policy", arg(&policy), arg(&wanted)]);
+    assert_eq!(code, 0, "{told:#}");
+}
+
 #[test]
 fn attackers_are_listed_with_their_signals_and_never_proposed() {
     let logs = Logs::new(lines(&attackers()));

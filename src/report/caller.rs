@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::contained::Contained;
 use super::record::Record;
 use crate::policy::{in_container, system_unit};
 
@@ -24,7 +25,9 @@ pub enum Home {
     Unit(String),
     /// A login session, or something that a user's own manager started.
     Session(String),
-    /// A container.
+    /// A container that has a lasting name.
+    Contained(Contained),
+    /// Another container.
     Container(String),
     /// Some other cgroup.
     Elsewhere(String),
@@ -52,6 +55,9 @@ impl Home {
         if let Some(unit) = system_unit(cgroup) {
             return Self::Unit(template(unit));
         }
+        if let Some(contained) = Contained::of(cgroup) {
+            return Self::Contained(contained);
+        }
         if in_container(cgroup) {
             return Self::Container(cgroup.to_owned());
         }
@@ -70,6 +76,7 @@ impl Home {
             | Self::Container(text)
             | Self::Elsewhere(text)
             | Self::Unattributed(text) => text,
+            Self::Contained(contained) => contained.text(),
             Self::Others => "(others)",
         }
     }
@@ -105,7 +112,7 @@ impl Serialize for Who {
         let kind = match self.home {
             Home::Unit(_) => "unit",
             Home::Session(_) => "session",
-            Home::Container(_) => "container",
+            Home::Container(_) | Home::Contained(_) => "container",
             Home::Elsewhere(_) => "cgroup",
             Home::Unattributed(_) => "unattributed",
             Home::Others => "others",

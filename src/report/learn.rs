@@ -49,6 +49,8 @@ pub struct Seen {
     pub forbidden: u64,
     /// The id of its last event.
     pub event: String,
+    /// Whether it asked from another network namespace.
+    pub is_led: bool,
     executable: Executable,
 }
 
@@ -146,7 +148,9 @@ impl Seen {
     /// Whether it may be proposed.
     #[must_use]
     pub fn is_accepted(&self, who: &Who) -> bool {
-        matches!(who.home, Home::Unit(_)) && who.uid.is_some() && self.evidence.is_clean()
+        matches!(who.home, Home::Unit(_) | Home::Contained(_))
+            && who.uid.is_some()
+            && self.evidence.is_clean()
     }
 
     /// The executable, if it was always the same, could always be believed, and was seen often enough. Shells and
@@ -164,6 +168,7 @@ impl Seen {
 
     fn note(&mut self, record: &Record<'_>) {
         self.count += record.weight();
+        self.is_led |= &*record.origin == "container";
         if let Some(now) = record.seconds() {
             let (first, last) = self.span.unwrap_or((now, now));
             self.span = Some((first.min(now), last.max(now)));

@@ -5,6 +5,7 @@
 //! is bounded however long the log is ([`summary`]).
 
 pub mod caller;
+pub mod contained;
 pub mod csv;
 pub mod escape;
 pub mod html;

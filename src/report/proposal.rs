@@ -68,6 +68,32 @@ fn heading(learner: &Learner, purpose: Purpose, text: &mut String) {
             line(text, "# [everyone]");
             line(text, "# allow = [\"config\"]");
         }
+        containers(learner, text);
+    }
+}
+
+/// Where containers are, as far as their engines tell: agents in containers mean nothing without.
+fn containers(learner: &Learner, text: &mut String) {
+    let contained = learner.accepted().filter_map(|(who, seen)| {
+        if let Home::Contained(contained) = &who.home { Some((contained, seen)) } else { None }
+    });
+    let contained: Vec<_> = contained.collect();
+    if contained.is_empty() {
+        return;
+    }
+    let names: BTreeSet<&str> = contained.iter().flat_map(|(one, _)| one.interfaces()).copied().collect();
+    text.push('\n');
+    line(
+        text,
+        "# The names that the engines give: compare them with `ip link`. An uplink must not be among them.",
+    );
+    line(text, "[containers]");
+    line(
+        text,
+        &format!("interfaces = [{}]", names.into_iter().map(toml_string).collect::<Vec<_>>().join(", ")),
+    );
+    if contained.iter().any(|(_, seen)| seen.is_led) {
+        line(text, "judge = true");
     }
 }
 
@@ -94,7 +120,7 @@ fn names(learner: &Learner, taken: &dyn Fn(&str) -> bool) -> Vec<String> {
 }
 
 fn stem(home: &Home) -> String {
-    let unit = home.text();
+    let unit = if let Home::Contained(contained) = home { contained.place() } else { home.text() };
     let stem = unit.rsplit_once('.').map_or(unit, |(stem, _)| stem);
     stem.trim_end_matches('*').trim_end_matches('@').to_owned()
 }
@@ -112,10 +138,15 @@ fn agent(who: &Who, seen: &Seen, name: &str, taken: &dyn Fn(&str) -> bool, text:
     evidence(seen, text);
     line(text, "[[agent]]");
     line(text, &format!("name = {}", toml_string(name)));
-    line(text, &format!("unit = {}", toml_string(who.home.text())));
+    if let Home::Contained(contained) = &who.home {
+        contained.keys().iter().for_each(|key| line(text, key));
+    } else {
+        line(text, &format!("unit = {}", toml_string(who.home.text())));
+    }
     let uid = who.uid.unwrap_or_default();
     line(text, &format!("user = {uid}{}", if uid == 0 { "  # root" } else { "" }));
-    if let Some(executable) = seen.stable_executable() {
+    // A container's files are not the host's, so that their names would match nobody.
+    if let (Some(executable), Home::Unit(_)) = (seen.stable_executable(), &who.home) {
         line(text, &format!("exe = {}  # the same in every request", toml_string(executable)));
     }
     let allow: Vec<String> = classes.iter().map(|class| toml_string(class.name())).collect();

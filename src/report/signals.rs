@@ -29,7 +29,7 @@ pub enum Signal {
     InteractiveSession,
     /// No unit of the system runs it.
     NoUnit,
-    /// It lives in a container.
+    /// It lives in a container that has no lasting name.
     Container,
     /// The kernel could not say who it is.
     Unattributed,
@@ -65,7 +65,9 @@ impl Signal {
             Self::ToolOutsideUnit => "a shell, interpreter or download tool asked outside any unit",
             Self::InteractiveSession => "it asked from a login session",
             Self::NoUnit => "no unit of the system runs it",
-            Self::Container => "it lives in a container",
+            Self::Container => {
+                "it lives in a container without a lasting name: give it a slice of its own (--cgroup-parent)"
+            }
             Self::Unattributed => "the kernel could not say who it is",
         }
     }
@@ -103,7 +105,7 @@ impl Evidence {
             }
         }
         match home {
-            Home::Unit(_) | Home::Others => {}
+            Home::Unit(_) | Home::Contained(_) | Home::Others => {}
             Home::Session(_) => {
                 self.signals.insert(Signal::InteractiveSession);
             }
@@ -120,7 +122,10 @@ impl Evidence {
         if is_dubious(&record.executable) || &*record.doubt == "deleted" {
             self.signals.insert(Signal::DubiousExecutable);
         }
-        if !matches!(home, Home::Unit(_)) && is_tool(&record.executable) && touches_secrets(record) {
+        if !matches!(home, Home::Unit(_) | Home::Contained(_))
+            && is_tool(&record.executable)
+            && touches_secrets(record)
+        {
             self.signals.insert(Signal::ToolOutsideUnit);
         }
         if let Some((dialect, secret)) = dialect(&record.path) {
