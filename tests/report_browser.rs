@@ -3,6 +3,7 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::print_stderr,
     reason = "a helper of a test may fail the test, and tells why it does not run"
 )]
@@ -116,4 +117,52 @@ fn the_page_filters_and_sorts() {
         "{console}\n{}",
         &dom[dom.find("<title>").unwrap()..][..80]
     );
+}
+
+/// What a script finds in a copy of the page, in a browser that was started so.
+fn found(page: &Path, name: &str, script: &str, options: &[&str]) -> String {
+    let text = std::fs::read_to_string(page).unwrap();
+    let policy = text.split("<meta http-equiv").nth(1).unwrap().split('>').next().unwrap();
+    let text = text.replace(&format!("<meta http-equiv{policy}>"), "");
+    let drive = format!("<script>document.title = \"said \" + ({script});</script></body>");
+    let driven = page.with_file_name(name);
+    std::fs::write(&driven, text.replace("</body>", &drive)).unwrap();
+    let (dom, console) = opened(&driven, &[&["--dump-dom"], options].concat());
+    let said = dom.split("<title>said ").nth(1).unwrap_or_else(|| panic!("{console}\n{dom}"));
+    said.split("</title>").next().unwrap().to_owned()
+}
+
+/// On a phone, by day and night, by keyboard and by ear, on paper.
+#[test]
+fn the_page_is_for_every_reader() {
+    if lacks_browser() {
+        return;
+    }
+    let (logs, page) = page();
+    let wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
+    assert_eq!(
+        found(&page, "phone.html", wide, &["--window-size=500,900"]),
+        "0",
+        "a phone has to be scrolled sideways"
+    );
+    let colours = "getComputedStyle(document.body).backgroundColor + getComputedStyle(document.body).color";
+    let scheme = |number: u8| {
+        let setting = format!("--blink-settings=preferredColorScheme={number}");
+        found(&page, "colours.html", colours, &[&setting])
+    };
+    assert_ne!(scheme(0), scheme(1), "light and dark are the same");
+    // Whatever can be used can be reached by the keyboard, and whatever is read out has a name.
+    let silent = r#"[
+        ...[...document.querySelectorAll("a,button,input,select,summary")].filter((one) => one.tabIndex < 0),
+        ...[...document.querySelectorAll("input,select")].filter((field) => !field.labels.length),
+        ...[...document.querySelectorAll("th")].filter((head) => !head.scope),
+        ...[...document.querySelectorAll("svg")].filter((picture) => picture.getAttribute("role") !== "img" || !picture.getAttribute("aria-label")),
+        ...[...document.querySelectorAll("a[href^='#']")].filter((link) => !document.querySelector(link.getAttribute("href"))),
+        ...[...document.querySelectorAll("[onclick]")],
+    ].map((one) => one.outerHTML.slice(0, 80)).join() + document.documentElement.lang + document.querySelectorAll("h1").length"#;
+    assert_eq!(found(&page, "reader.html", silent, &[]), "en1");
+    let paper = logs.directory.path().join("report.pdf");
+    opened(&page, &[&format!("--print-to-pdf={}", paper.display())]);
+    let printed = std::fs::read(&paper).unwrap();
+    assert!(printed.starts_with(b"%PDF") && printed.len() > 4096, "{} bytes", printed.len());
 }
