@@ -326,7 +326,7 @@ fn a_wrong_policy_is_told_once_and_ends_with_78() {
 #[test]
 fn the_documented_cases_run() {
     let page = include_str!("../docs/cases.md");
-    let example = page.split("```").nth(1).unwrap();
+    let example = page.split("```toml cases\n").nth(1).unwrap().split("```").next().unwrap();
     let files = Logs::new("");
     let policy = "mode = \"audit\"\n[[agent]]\nname = \"billing\"\nunit = \"billing.service\"\nuser = 998\n\
                   [[rule]]\nname = \"r\"\nagent = \"billing\"\npath = \"/*/meta-data/iam/security-credentials/billing\"\naction = \"allow\"\n";

@@ -60,6 +60,7 @@ fn block<'a, 'b>(mut lines: &'b [(usize, &'a str)], indent: usize) -> (Value, &'
 fn scalar(text: &str) -> Value {
     match text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
         Some(quoted) => quoted.replace("''", "'").into(),
+        None if text == "true" => true.into(),
         None => text.parse::<u64>().map_or_else(|_| text.into(), Into::into),
     }
 }
@@ -130,7 +131,7 @@ fn every_rule_has_what_sigma_asks_for() {
         let readme = fs::read_to_string(detections().join("README.md")).unwrap();
         assert!(readme.contains(path.file_name().unwrap().to_str().unwrap()), "{}", path.display());
     }
-    assert_eq!(ids.len(), 5);
+    assert_eq!(ids.len(), 6);
 }
 
 #[test]
@@ -150,6 +151,25 @@ fn the_guard_s_events_are_found() {
     let lost = Event::new("5").with("event.action", "guard").with("event.severity", 2);
     assert!(finds(&tampered, &value(lost.clone())));
     assert!(!finds(&tampered, &value(lost.with("event.severity", 6))));
+}
+
+#[test]
+fn a_decoy_is_found_and_its_use() {
+    let (rule, taken) = (rule("imds_guard_decoy.yml"), query("guard-decoys.kql"));
+    let decoy = Event::new("1").asking(ROLE, "credentials").with("imds_guard.verdict", "deny");
+    let decoy = decoy.with("imds_guard.result", "refused");
+    for (event, found) in [
+        (decoy.clone().with("imds_guard.decoy", true), true),
+        (decoy.clone(), false),
+        (decoy.with("imds_guard.decoy", true).with("imds_guard.result", "forwarded"), false),
+    ] {
+        let event = value(event);
+        assert_eq!((taken.finds(&event), finds(&rule, &event)), (found, found), "{event}");
+    }
+    let used = query("canary-used.kql");
+    assert_eq!(used.table, "AWSCloudTrail");
+    assert!(used.finds(&json!({"UserIdentityAccessKeyId": "AKIAIOSFODNN7EXAMPLE"})));
+    assert!(!used.finds(&json!({"UserIdentityAccessKeyId": "ASIAOTHER"})));
 }
 
 #[test]
@@ -365,12 +385,14 @@ fn queries_name_columns_that_their_tables_have() {
     }
     // The guard's own events come out under Defender's names, from fields that the guard has.
     let schema = fs::read_to_string(detections().with_file_name("audit-event.schema.json")).unwrap();
-    let query = query("guard-denied.kql");
-    for (column, from) in query.columns() {
+    for (column, from) in
+        query("guard-decoys.kql").columns().into_iter().chain(query("guard-denied.kql").columns())
+    {
         for field in from.split("event[\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
             assert!(schema.contains(&format!("\"{field}\"")), "{field} of {column}");
         }
     }
+    let query = query("guard-denied.kql");
     let faults: Vec<&str> = query.lists["ssrf"].iter().map(String::as_str).collect();
     assert!(faults.iter().all(|code| Fault::ALL.iter().any(|fault| fault.code() == *code)), "{faults:?}");
 }

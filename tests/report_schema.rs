@@ -86,6 +86,7 @@ fn events_fit_the_schema() {
     event.process_source = Some(ProcessSource::Fresh);
     event.holders = Some(1);
     event.upgraded = Some(true);
+    event.decoy = Some(true);
     event.token_holder = Some(TokenHolder::Foreign);
     event.token_of = Some("uid 0 in a.service".into());
     assert!(check(&event).contains("imds_guard.classes"));

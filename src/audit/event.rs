@@ -131,6 +131,8 @@ pub struct Event<'a> {
     pub classes: Vec<&'static str>,
     #[serde(rename = "imds_guard.withheld", skip_serializing_if = "Vec::is_empty")]
     pub withheld: Vec<&'static str>,
+    #[serde(rename = "imds_guard.decoy", skip_serializing_if = "Option::is_none")]
+    pub decoy: Option<bool>,
     #[serde(rename = "imds_guard.issued.key_id", skip_serializing_if = "Option::is_none")]
     pub issued_key: Option<Cow<'a, str>>,
     #[serde(rename = "imds_guard.issued.principal", skip_serializing_if = "Option::is_none")]
@@ -266,6 +268,7 @@ impl<'a> Event<'a> {
             agent: None,
             classes: Vec::new(),
             withheld: Vec::new(),
+            decoy: None,
             issued_key: None,
             issued_principal: None,
             issued_scope: None,
@@ -331,7 +334,8 @@ impl<'a> Event<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Severity {
-    /// The guard's promise is in danger: its redirect was removed, its policy is broken, events were lost.
+    /// The guard's promise is in danger: its redirect was removed, its policy is broken, events were lost. Or somebody took
+    /// a decoy.
     Critical = 2,
     /// A refused request, or one that enforce would have refused.
     Warning = 4,

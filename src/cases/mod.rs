@@ -64,7 +64,7 @@ pub struct Case {
     pub endpoint: String,
     /// The clouds that the machine seems to run on, for this case alone.
     pub detected: Option<Vec<String>>,
-    /// `allow` or `deny`.
+    /// `allow`, `deny` or, of a denial that gives decoys, `decoy`.
     pub verdict: Expected,
     /// The rule that decides.
     pub rule: Option<String>,
@@ -74,7 +74,7 @@ pub struct Case {
     pub reason: Option<String>,
     /// The mode of the decision.
     pub mode: Option<String>,
-    /// `refuse`, `redacted`, `rebuilt`, `upgraded`, `as-it-came` or `tunnel`.
+    /// `refuse`, `decoy`, `redacted`, `rebuilt`, `upgraded`, `as-it-came` or `tunnel`.
     pub action: Option<String>,
     /// Whose session token the headers show: `own`, `older`, `foreign` or `unknown`.
     pub token: Option<TokenHolder>,
@@ -92,6 +92,8 @@ pub enum Expected {
     Allow,
     /// It does not.
     Deny,
+    /// It does not, and the caller is given a decoy where there is a canary.
+    Decoy,
 }
 
 /// Why a case failed.
@@ -170,7 +172,9 @@ impl Case {
             }),
             Some(_) | None => Ok(()),
         };
-        compare("verdict", Some(self.verdict.name()), Some(verdict_name(decision.verdict())))?;
+        let as_decoy = self.verdict == Expected::Decoy && decision.is_decoy();
+        let verdict = if as_decoy { "decoy" } else { verdict_name(decision.verdict()) };
+        compare("verdict", Some(self.verdict.name()), Some(verdict))?;
         compare("rule", self.rule.as_deref(), decision.rule().map(|rule| &**rule))?;
         compare("agent", self.agent.as_deref(), decision.agent().map(|agent| &**agent))?;
         compare("reason", self.reason.as_deref(), Some(decision.reason().code()))?;
@@ -182,6 +186,7 @@ impl Case {
         compare("needs-processes", self.needs_processes.map(needed), Some(needed(needs)))?;
         let action = match decision.act(&asked) {
             Action::Refuse(_) => "refuse",
+            Action::Decoy(..) => "decoy",
             Action::Withhold(_) => "redacted",
             Action::Forward(permit) => match permit.form() {
                 Form::Rebuilt(_) => "rebuilt",
@@ -216,6 +221,7 @@ impl Expected {
         match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::Decoy => "decoy",
         }
     }
 }
@@ -259,6 +265,28 @@ mod tests {
         assert_eq!(results[0], Ok(()));
         let told = results[1].as_ref().unwrap_err().to_string();
         assert!(told.starts_with("verdict: wanted allow, got deny (no-agent: "), "{told}");
+    }
+
+    #[test]
+    fn a_decoy_is_a_denial_that_a_case_may_ask_for() {
+        let case = |verdict: &str, caller: &str| {
+            format!(
+                "[[case]]\nname = \"1\"\ncaller = {caller}\nverdict = \"{verdict}\"\n\
+                 request = \"GET /latest/meta-data/iam/security-credentials/r\"\n"
+            )
+        };
+        let web = "{ unit = \"web.service\", uid = 33 }";
+        let agent = "{ unit = \"a.service\", uid = 33 }";
+        let cases =
+            [case("decoy", web), case("deny", web), case("decoy", agent), case("deny", agent)].concat();
+        let text = "mode = \"enforce\"\ncloud = \"aws\"\n[[rule]]\nname = \"r\"\naction = \"decoy\"\n\
+                    [[agent]]\nname = \"a\"\nunit = \"a.service\"\nuser = 33\nallow = \"config\"\n";
+        let source = Source { name: "policy.toml".to_owned(), text: text.to_owned() };
+        let policy = Policy::compile(&[source], &Context::default()).unwrap().policy;
+        let cases = Cases::parse(&cases).unwrap();
+        let hold: Vec<bool> =
+            cases.case.iter().map(|case| case.check(&policy, &Accounts::default()).is_ok()).collect();
+        assert_eq!(hold, [true, true, false, true]);
     }
 
     #[test]

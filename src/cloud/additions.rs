@@ -118,6 +118,7 @@ impl Cloud {
             upstream_tls: None,
             resources: Vec::new(),
             issued: Vec::new(),
+            decoys: Vec::new(),
             refusals: Refusals::neutral(),
             never_intercept: Vec::new(),
             dynamic_address: None,

@@ -22,6 +22,7 @@ use super::additions::{self, AddedEndpoint, AddedResource, AdditionError};
 use super::asked::Asked;
 use super::builtin;
 use super::class::{Class, Classes};
+use super::decoy::DecoyForm;
 use super::detect::Dmi;
 use super::endpoint::{Door, Endpoint, Proof};
 use super::index::{Doorway, Index};
@@ -348,6 +349,22 @@ impl Catalogue {
         }
         let knowing = asked.touched.clouds.iter().filter_map(|id| self.cloud(id));
         knowing.flat_map(Cloud::issued).find(|issue| issue.path.matches(target.path().segments()))
+    }
+
+    /// The forms in which a read of credentials would be answered, each with the id of its cloud: of those clouds that
+    /// know the path and would answer a request with such headers.
+    pub fn decoys<'a>(
+        &'a self,
+        asked: &'a Asked,
+    ) -> impl Iterator<Item = (&'static str, &'a Arc<DecoyForm>)> {
+        let credentials = asked.touched.classes.contains(Class::Credentials);
+        let read = asked.head.as_ref().zip(asked.target.as_ref().ok()).filter(|_| credentials);
+        read.into_iter().flat_map(move |(head, target)| {
+            let knowing = asked.touched.clouds.iter().filter_map(|id| self.cloud(id));
+            let forms = knowing.filter(|cloud| cloud.hears(head));
+            let forms = forms.flat_map(|cloud| cloud.decoys().iter().map(|form| (cloud.id(), form)));
+            forms.filter(|(_, form)| form.fits(target))
+        })
     }
 
     /// What to tell a client whose request is refused.

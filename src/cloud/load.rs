@@ -94,6 +94,9 @@ pub enum LoadFault {
     /// An answer that tells nothing of its key, or the key itself, or a part of a secret path.
     #[error("`issued` for `{0}` tells nothing, or a secret")]
     Issued(String),
+    /// A decoy that could not be sent.
+    #[error("`decoy` for `{0}` has no content type, body or life")]
+    Decoy(String),
     /// What is wrong with the refusals.
     #[error("{0}")]
     Refusal(#[from] RefusalError),
@@ -130,6 +133,9 @@ fn read(id: &'static str, number: u8, text: &str) -> Result<Cloud, LoadFault> {
             return Err(LoadFault::Issued(issue.path.to_string()));
         }
     }
+    if let Some(form) = file.decoy.iter().find(|form| !form.is_sound()) {
+        return Err(LoadFault::Decoy(form.path.to_string()));
+    }
     let refusals = Refusals::new(file.refusal_headers, file.refusal)?;
     check_refusals(&refusals, &resources)?;
     if file.listings {
@@ -153,6 +159,7 @@ fn read(id: &'static str, number: u8, text: &str) -> Result<Cloud, LoadFault> {
         upstream_tls,
         resources,
         issued: file.issued.into_iter().map(Arc::new).collect(),
+        decoys: file.decoy.into_iter().map(Arc::new).collect(),
         refusals,
         never_intercept,
         dynamic_address: file.dynamic_address,

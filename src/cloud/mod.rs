@@ -9,6 +9,7 @@
 //! * [`asked`]: one request in the words of the catalogue; the policy decides about this.
 //! * [`refusal`]: what a refused client is told, so that it gives up instead of trying again.
 //! * [`issued`]: what an answer tells of the key in it.
+//! * [`decoy`]: in which form it would hand out a canary's key.
 //! * [`members`]: which members of an answer that mixes classes hold which.
 //! * [`session`]: session tokens, and how a request speaks of them.
 //! * [`tls`]: which services can be asked over TLS as well.
@@ -19,6 +20,7 @@ pub mod asked;
 mod builtin;
 pub mod catalogue;
 pub mod class;
+pub mod decoy;
 pub mod detect;
 pub mod endpoint;
 mod index;

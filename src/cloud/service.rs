@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::request::{RawHead, Target};
 
 use super::class::Classes;
+use super::decoy::DecoyForm;
 use super::detect::Signature;
 use super::endpoint::{Door, Endpoint, Proof};
 use super::issued::Issue;
@@ -36,6 +37,7 @@ pub struct Cloud {
     pub(super) upstream_tls: Option<UpstreamTls>,
     pub(super) resources: Vec<Resource>,
     pub(super) issued: Vec<Arc<Issue>>,
+    pub(super) decoys: Vec<Arc<DecoyForm>>,
     pub(super) refusals: Refusals,
     pub(super) never_intercept: Vec<NeverIntercept>,
     pub(super) dynamic_address: Option<String>,
@@ -201,6 +203,12 @@ impl Cloud {
         &self.issued
     }
 
+    /// The forms in which it hands out credentials, for decoys.
+    #[must_use]
+    pub fn decoys(&self) -> &[Arc<DecoyForm>] {
+        &self.decoys
+    }
+
     /// What must not be taken for it.
     #[must_use]
     pub fn never_intercept(&self) -> &[NeverIntercept] {
@@ -223,7 +231,12 @@ impl Cloud {
 
     /// Whether the request shows this cloud's habits: it has some, and all of its required headers are there.
     pub(super) fn is_addressed_by(&self, head: &RawHead) -> bool {
-        !self.required_headers.is_empty() && self.required_headers.iter().all(|test| test.holds(head))
+        !self.required_headers.is_empty() && self.hears(head)
+    }
+
+    /// Whether the request has the headers without which it refuses to answer.
+    pub(super) fn hears(&self, head: &RawHead) -> bool {
+        self.required_headers.iter().all(|test| test.holds(head))
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::class::{Class, Classes};
+use super::decoy::DecoyForm;
 use super::endpoint::{Door, Proof};
 use super::issued::Issue;
 use super::members::Format;
@@ -47,6 +48,8 @@ pub(super) struct CloudFile {
     pub resource: Vec<ResourceEntry>,
     #[serde(default)]
     pub issued: Vec<Issue>,
+    #[serde(default)]
+    pub decoy: Vec<DecoyForm>,
     #[serde(default)]
     pub refusal_headers: BTreeMap<String, String>,
     pub refusal: BTreeMap<String, RefusalEntry>,

@@ -73,6 +73,7 @@ fn told(summary: &Summary, tally: &Tally) -> serde_json::Value {
         "requests": summary.requests,
         "denied": summary.denied,
         "would_deny": summary.would_deny,
+        "decoys": summary.decoys,
         "lost": summary.lost,
         "callers": callers,
         "rows": rows,
@@ -121,6 +122,9 @@ fn show(summary: &Summary, out: &mut impl io::Write) -> anyhow::Result<()> {
         count(summary.denied - summary.would_deny),
         count(summary.would_deny)
     )?;
+    if summary.decoys > 0 {
+        writeln!(out, "{} decoys were given: look for whoever took them", count(summary.decoys))?;
+    }
     if summary.lost > 0 {
         writeln!(out, "{} events were lost, as the guard told itself", count(summary.lost))?;
     }
@@ -144,6 +148,7 @@ fn suspects(summary: &Summary, out: &mut impl io::Write) -> anyhow::Result<()> {
 
 fn verdict(row: &Row) -> &'static str {
     match (row.refused, row.would_deny) {
+        (1.., _) if row.decoys > 0 => "decoy",
         (1.., _) => "refused",
         (0, 1..) => "would deny",
         (0, 0) => "allow",

@@ -153,8 +153,12 @@ fn show(snapshot: &Snapshot, on_disk: Option<&str>, out: &mut impl Write) -> any
 
 fn requests(snapshot: &Snapshot) -> String {
     let denied = |mode: &str| snapshot.decided(|one| one.verdict == "deny" && one.mode == mode);
+    let decoys = match snapshot.decoys {
+        0 => String::new(),
+        given => format!("; {} DECOYS GIVEN", count(given)),
+    };
     format!(
-        "{} allowed, {} denied and refused, {} denied and passed",
+        "{} allowed, {} denied and refused, {} denied and passed{decoys}",
         count(snapshot.decided(|one| one.verdict == "allow")),
         count(denied("enforce")),
         count(denied("audit"))

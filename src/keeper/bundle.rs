@@ -13,9 +13,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cloud::Catalogue;
 use crate::hex;
-use crate::policy::{Accounts, Compiled, Context, Diagnostic, Policy, Source};
+use crate::policy::{Accounts, CanaryFile, Compiled, Context, Diagnostic, Policy, Source};
 
 use super::certificates::Certificates;
+use super::decoys;
 use super::files::{self, FileError, Trust};
 use super::host;
 
@@ -29,13 +30,16 @@ pub struct Bundle {
     detected: Vec<String>,
     certificates: Option<Certificates>,
     uplinks: Vec<String>,
+    canaries: CanaryFile,
 }
 
 impl Bundle {
     /// Reads everything that the policy at `main` depends on.
     pub fn read(main: &Path, trust: Trust) -> Result<Self, FileError> {
-        let files = files::policy(main, trust)?.into_iter().map(|source| (source.name, source.text));
-        Ok(Self::here(files.collect()))
+        let sources = files::policy(main, trust)?;
+        let canaries = decoys::read(sources.first(), trust)?;
+        let files = sources.into_iter().map(|source| (source.name, source.text)).collect();
+        Ok(Self { canaries, ..Self::here(files) })
     }
 
     /// The same of an image that is not running: its users, and no cloud yet.
@@ -49,6 +53,7 @@ impl Bundle {
             detected: Vec::new(),
             uplinks: Vec::new(),
             certificates: None,
+            canaries: CanaryFile::NotRead,
         })
     }
 
@@ -56,7 +61,8 @@ impl Bundle {
     fn here(files: Vec<(String, String)>) -> Self {
         let (passwd, group) = host::accounts();
         let detected = Catalogue::detect(&host::dmi()).into_iter().map(str::to_owned).collect();
-        Self { files, passwd, group, detected, uplinks: host::uplinks(), certificates: None }
+        let uplinks = host::uplinks();
+        Self { files, passwd, group, detected, uplinks, certificates: None, canaries: CanaryFile::NotRead }
     }
 
     /// Takes in the certificates that its policy needs, as they are now.
@@ -70,15 +76,20 @@ impl Bundle {
         self.certificates.as_ref()
     }
 
-    /// A bundle's bytes, to be kept on a disk: without the client's key, which nobody keeps for its owner.
+    /// A bundle's bytes, to be kept on a disk: without the client's key and the canaries, which nobody keeps for their
+    /// owners.
     pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
-        Ok(serde_json::to_vec(&Self { certificates: None, ..self.clone() })?)
+        let (certificates, canaries) = (None, CanaryFile::NotRead);
+        Ok(serde_json::to_vec(&Self { certificates, canaries, ..self.clone() })?)
     }
 
     /// The policy files of a bundle that was kept. Users and clouds are read anew: a number may be somebody else's now.
     pub fn kept(bytes: &[u8]) -> io::Result<Self> {
         let kept: Self = serde_json::from_slice(bytes)?;
-        Ok(Self::here(kept.files))
+        let here = Self::here(kept.files);
+        // What is wrong with the canaries now is no reason to guard by no policy: its rules refuse without them.
+        let canaries = decoys::read(here.sources().first(), Trust::Anybody).unwrap_or_default();
+        Ok(Self { canaries, ..here })
     }
 
     /// The policy that the files say, or everything that is wrong with them.
@@ -112,6 +123,7 @@ impl Bundle {
             accounts: Accounts::parse(&self.passwd, &self.group),
             detected: self.detected.clone(),
             uplinks: self.uplinks.clone(),
+            canaries: self.canaries.clone(),
         }
     }
 
@@ -146,6 +158,7 @@ pub fn unseal<T: DeserializeOwned>(memory: OwnedFd) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Canaried;
 
     #[test]
     fn the_version_follows_what_the_files_say() {
@@ -156,6 +169,7 @@ mod tests {
             detected: Vec::new(),
             certificates: None,
             uplinks: Vec::new(),
+            canaries: CanaryFile::NotRead,
         };
         let one = bundle(&[("/etc/imds-guard/policy.toml", "mode = \"audit\"")]).version();
         assert_eq!(one, bundle(&[("policy.toml", "mode = \"audit\"")]).version());
@@ -173,7 +187,10 @@ mod tests {
     fn what_is_kept_holds_no_key() {
         let mut bundle = Bundle::here(Vec::new());
         bundle.certificates = Some(Certificates { roots: None, client: Some("a key".into()) });
-        assert!(!String::from_utf8(bundle.to_bytes().unwrap()).unwrap().contains("a key"));
+        bundle.canaries = CanaryFile::Text(Canaried("a canary".into()));
+        let kept = String::from_utf8(bundle.to_bytes().unwrap()).unwrap();
+        assert!(!kept.contains("a key") && !kept.contains("a canary"), "{kept}");
+        assert!(!format!("{bundle:?}").contains("a canary"));
     }
 
     #[test]
@@ -185,6 +202,7 @@ mod tests {
             detected: vec!["gcp".into()],
             certificates: Some(Certificates { roots: None, client: Some("a key".into()) }),
             uplinks: vec!["ens5".into()],
+            canaries: CanaryFile::Text(Canaried("[gcp]".into())),
         };
         let sealed = bundle.seal().unwrap();
         let mut writer = File::from(sealed.try_clone().unwrap());

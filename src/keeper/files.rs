@@ -38,6 +38,12 @@ pub enum FileError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// Somebody other than root can read it.
+    #[error("{} is readable by others: it holds secrets, so only root may read it (mode 0600)", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is too large.
     #[error("{} is larger than {} KiB", path.display(), limit >> 10)]
     TooLarge {
@@ -108,7 +114,24 @@ pub fn trusted_text(path: &Path, limit: u64) -> Result<String, FileError> {
     read_text(path, Trust::RootOnly, limit)
 }
 
+/// The same, of a file that nobody else can read either.
+pub fn secret_text(path: &Path, limit: u64) -> Result<String, FileError> {
+    read_checked(path, Trust::RootOnly, limit, |metadata| {
+        let others = if metadata.gid() == 0 { 0o007 } else { 0o077 };
+        if metadata.mode() & others == 0 { Ok(()) } else { Err(FileError::Exposed { path: path.to_owned() }) }
+    })
+}
+
 fn read_text(path: &Path, trust: Trust, limit: u64) -> Result<String, FileError> {
+    read_checked(path, trust, limit, |_| Ok(()))
+}
+
+fn read_checked(
+    path: &Path,
+    trust: Trust,
+    limit: u64,
+    check: impl FnOnce(&fs::Metadata) -> Result<(), FileError>,
+) -> Result<String, FileError> {
     let unreadable = |cause| FileError::Read { path: path.to_owned(), cause };
     let mut options = OpenOptions::new();
     options.read(true);
@@ -122,6 +145,7 @@ fn read_text(path: &Path, trust: Trust, limit: u64) -> Result<String, FileError>
         // On the open descriptor: between a check of the path and its opening the file could be exchanged.
         trusted(&metadata).map_err(|what| FileError::Untrusted { path: path.to_owned(), what })?;
     }
+    check(&metadata)?;
     if metadata.len() > limit {
         return Err(FileError::TooLarge { path: path.to_owned(), limit });
     }

@@ -169,8 +169,7 @@ mod tests {
             "mode = \"audit\"\ncloud = \"aws\"\n[guard]\nuser = \"63111\"\nwatch-commands = true\n{more}"
         );
         let source = Source { name: "policy.toml".into(), text };
-        let context =
-            Context { accounts: Accounts::parse("", ""), detected: Vec::new(), uplinks: Vec::new() };
+        let context = Context { accounts: Accounts::parse("", ""), ..Context::default() };
         Policy::compile(&[source], &context).unwrap().policy
     }
 

@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod certificates;
 pub mod choice;
 mod commands;
+mod decoys;
 pub mod error;
 pub mod files;
 mod guestbook;

@@ -67,6 +67,8 @@ pub struct Tally {
     pub forgotten: u64,
     /// Connections that were reset because of the limit for all, and of that for one uid.
     pub over_limit: [u64; 2],
+    /// Decoys that were given.
+    pub decoys: u64,
     /// The last denial.
     pub last_denial: Option<Denial>,
 }
@@ -174,6 +176,7 @@ impl Default for Tally {
             callers: Vec::new(),
             forgotten: 0,
             over_limit: [0; 2],
+            decoys: 0,
             last_denial: None,
         }
     }
@@ -204,6 +207,11 @@ impl Counters {
     pub fn over_limit(&self, of_one_uid: bool) {
         let [all, per_uid] = &mut self.0.borrow_mut().tally.over_limit;
         *(if of_one_uid { per_uid } else { all }) += 1;
+    }
+
+    /// A decoy was given.
+    pub fn gave_decoy(&self) {
+        self.0.borrow_mut().tally.decoys += 1;
     }
 
     /// A connection was closed before a request was read.

@@ -108,6 +108,11 @@ fn requests(page: &mut Page, snapshot: &Snapshot) {
     for (result, count) in &snapshot.results {
         page.sample(name, &[("result", result)], *count);
     }
+    page.counter(
+        "imds_guard_decoys_total",
+        "Decoys that were given: whoever got one is to be looked for.",
+        snapshot.decoys,
+    );
     let name = "imds_guard_session_reads_total";
     page.family(name, "counter", "Reads where the cloud has session tokens, with one (v2) and without (v1).");
     for (version, count) in &snapshot.sessions {

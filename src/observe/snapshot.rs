@@ -207,6 +207,9 @@ pub struct Snapshot {
     pub callers: Vec<CallerState>,
     /// Requests of callers that are not remembered.
     pub forgotten: u64,
+    /// Decoys that were given.
+    #[serde(default)]
+    pub decoys: u64,
     /// The last request that was denied.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_denial: Option<LastDenial>,
@@ -278,6 +281,7 @@ impl Snapshot {
             latency: latency(tallies),
             callers: callers(tallies),
             forgotten: tallies.iter().map(|tally| tally.forgotten).sum(),
+            decoys: tallies.iter().map(|tally| tally.decoys).sum(),
             last_denial: last_denial(tallies),
             lost_events: facts.lost_events,
             log_failing: facts.log_failing,
@@ -485,6 +489,7 @@ pub(super) mod tests {
         let mut two = one.clone();
         two.callers.push(Caller { who: who(None, "orphan"), requests: 9, ..caller });
         two.last_denial = None;
+        two.decoys = 3;
         two.over_limit = [4, 5];
         let facts = Facts {
             started: at(0),
@@ -518,6 +523,7 @@ pub(super) mod tests {
         assert_eq!(snapshot.last_denial.as_ref().unwrap().event, "e-1");
         let reachable: Vec<Option<bool>> = snapshot.endpoints.iter().map(|one| one.reachable).collect();
         assert_eq!(reachable, [Some(true), None]);
+        assert_eq!(snapshot.decoys, 3);
         assert!(snapshot.is_healthy());
     }
 

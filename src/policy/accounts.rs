@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::decoy::CanaryFile;
+
 /// What a policy is compiled against: data of the machine that somebody else read.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
@@ -14,6 +16,8 @@ pub struct Context {
     pub detected: Vec<String>,
     /// The interfaces through which its default routes lead: no containers are behind them.
     pub uplinks: Vec<String>,
+    /// The file of canaries that `[guard] decoys` names.
+    pub canaries: CanaryFile,
 }
 
 /// Users and groups by name.

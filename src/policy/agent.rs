@@ -109,6 +109,15 @@ impl Agent {
         fit
     }
 
+    /// Whether nothing at all speaks for the caller being this agent: neither its stamps nor, of an agent that is known by
+    /// its executable alone, its executable. Doubt speaks for it.
+    pub(super) fn is_surely_not(&self, stamps: &Stamps, origin: Origin, view: View<'_>) -> bool {
+        let fit = self.fit(stamps, origin, view);
+        let runs_another =
+            matches!(view, View::Wary) || (fit.doubt == Some(ExeDoubt::OtherFile) && !fit.denies);
+        fit == Fit::NOT || (self.is_weak() && !fit.grants && runs_another)
+    }
+
     /// Whether nothing says where it lives.
     fn is_anywhere(&self) -> bool {
         self.place == Cgroups::Anywhere && self.containers.is_empty()

@@ -8,6 +8,7 @@ use super::agent::{Agent, Cgroups};
 use super::aggregate::{self, Aggregate};
 use super::containers::{self, Containers};
 use super::decision::Mode;
+use super::decoy::{self, Canaries};
 use super::diagnostic::{Diagnostic, Place, Report, did_you_mean};
 use super::index::{AgentIndex, Id, RuleSet};
 use super::rule::Rule;
@@ -33,6 +34,7 @@ pub struct Policy {
     /// Whether the policy or any agent says anything about requests without session tokens.
     pub(super) speaks_of_v1: bool,
     pub(super) containers: Option<Containers>,
+    pub(super) canaries: Option<Canaries>,
     /// Sorted, as are the rules, so that "the first" means the same whatever the order in the files: those that
     /// live somewhere before those that are only a user or an executable, then by name.
     pub(super) agents: Vec<Agent>,
@@ -178,6 +180,8 @@ fn build(
     let aggregate = aggregate::read(main, report);
     let (selection, catalogue) = catalogue(main, documents, context, report);
     let settings = settings::read(main, &context.accounts, report);
+    let named = main.guard.as_ref().and_then(|guard| guard.get_ref().decoys.as_ref());
+    let canaries = decoy::read(main, named.filter(|_| settings.decoys.is_some()), &context.canaries, report);
     let everyone = grants(documents, |document| document.everyone.as_ref(), report);
     let unattributed = grants(documents, |document| document.unattributed.as_ref(), report);
     let v1 = V1::read(main, main.v1.as_ref(), report).unwrap_or_default();
@@ -192,6 +196,7 @@ fn build(
             everyone,
             v1,
             containers: containers.as_ref(),
+            canaries: canaries.as_ref(),
             settings: &settings,
             selection: &selection,
             chosen: &chosen,
@@ -219,6 +224,7 @@ fn build(
         bind_tokens,
         speaks_of_v1,
         containers,
+        canaries,
         agents,
         rules,
         agent_index,

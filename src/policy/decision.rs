@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::decoy::Bait;
 use super::reason::Reason;
 use crate::cloud::{Answer, Asked, Catalogue, Classes, Session};
 use crate::request::{RawHead, Target};
@@ -51,6 +52,8 @@ pub struct Decision {
     /// Whether the guard shows a session token of its own.
     pub(super) upgrades: bool,
     pub(super) withheld: Classes,
+    /// What a stranger is given instead of a refusal.
+    pub(super) bait: Option<Bait>,
 }
 
 impl Decision {
@@ -92,6 +95,18 @@ impl Decision {
         self.withheld
     }
 
+    /// Whether the denial is given as a decoy, or under enforce would be.
+    #[must_use]
+    pub fn is_decoy(&self) -> bool {
+        self.verdict == Verdict::Deny && self.bait.is_some()
+    }
+
+    /// Whether enforce mode would give a decoy where this one passes.
+    #[must_use]
+    pub fn would_give_decoy(&self) -> bool {
+        self.would_deny() && self.bait.as_ref().is_some_and(Bait::is_ready)
+    }
+
     /// Whether the request is denied and passes all the same.
     #[must_use]
     pub fn would_deny(&self) -> bool {
@@ -109,7 +124,7 @@ impl Decision {
     #[must_use]
     pub fn does_the_same_as(&self, other: &Self) -> bool {
         let same = (self.verdict, self.mode, self.withheld) == (other.verdict, other.mode, other.withheld);
-        same && self.upgrades() == other.upgrades()
+        same && self.upgrades() == other.upgrades() && self.is_decoy() == other.is_decoy()
     }
 
     /// Makes the decision an action. The only place where a [`Permit`] comes from.
@@ -117,7 +132,7 @@ impl Decision {
     /// Under enforce what was judged is what is sent, so without a target there is nothing to send, and the
     /// answer is a refusal whatever the verdict says.
     #[must_use = "dropping the action answers nobody"]
-    pub fn act(self, asked: &Asked) -> Action<'_> {
+    pub fn act(mut self, asked: &Asked) -> Action<'_> {
         match (self.mode, self.verdict, &asked.target) {
             (Mode::Enforce, Verdict::Allow, Ok(target)) if !self.withheld.is_empty() => {
                 let session = asked.spoken.as_ref().filter(|_| self.upgrades()).map(|spoken| &spoken.session);
@@ -130,7 +145,11 @@ impl Decision {
                 };
                 Action::Forward(Permit { decision: self, form })
             }
-            (Mode::Enforce, Verdict::Allow | Verdict::Deny, _) => Action::Refuse(Refusal { decision: self }),
+            (Mode::Enforce, Verdict::Allow | Verdict::Deny, _) => {
+                let bait = self.bait.take().filter(|bait| self.verdict == Verdict::Deny && bait.is_ready());
+                let refusal = Refusal { decision: self };
+                bait.map_or(Action::Refuse(refusal.clone()), |bait| Action::Decoy(bait, refusal))
+            }
             (Mode::Audit, Verdict::Allow | Verdict::Deny, _) => {
                 let form = asked.head.as_ref().map_or(Form::Tunnel, Form::AsItCame);
                 Action::Forward(Permit { decision: self, form })
@@ -148,6 +167,8 @@ pub enum Action<'a> {
     Withhold(PartialPermit<'a>),
     /// The caller is told no.
     Refuse(Refusal),
+    /// The caller is given a canary's credentials; where that cannot be recorded, it is told no.
+    Decoy(Bait, Refusal),
 }
 
 /// The right to send one request upstream.

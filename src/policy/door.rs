@@ -90,7 +90,7 @@ impl Policy {
             None => (Verdict::Deny, Reason::NotGranted { missing, caller: standing }, self.mode),
         };
         let rule = denied.map(|rule| Arc::clone(&rule.name));
-        Decision { verdict, reason, rule, agent, mode, upgrades: false, withheld: Classes::EMPTY }
+        Decision { verdict, reason, rule, agent, mode, upgrades: false, withheld: Classes::EMPTY, bait: None }
     }
 
     /// The agents that a caller is, in the order of preference.

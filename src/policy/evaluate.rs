@@ -35,6 +35,9 @@ struct Sum {
     enforced: Option<Id>,
     /// The first matching deny rule by name that is only recorded.
     recorded: Option<Id>,
+    /// Of those, the first that gives decoys.
+    enforced_decoy: Option<Id>,
+    recorded_decoy: Option<Id>,
 }
 
 /// The smallest id for each class.
@@ -140,7 +143,14 @@ impl Policy {
         };
         match denied_by {
             Some((rule, mode)) => {
-                self.decision(Verdict::Deny, Reason::RuleDenies, Some(rule), sum.agent, mode)
+                let decoy = match mode {
+                    Mode::Enforce => sum.enforced_decoy,
+                    Mode::Audit => sum.recorded_decoy,
+                };
+                let bait = decoy.and_then(|_| self.bait(caller, asked, view));
+                let rule = decoy.filter(|_| bait.is_some()).unwrap_or(rule);
+                let denied = self.decision(Verdict::Deny, Reason::RuleDenies, Some(rule), sum.agent, mode);
+                Decision { bait, ..denied }
             }
             None if missing.union(withheld).is_empty() => self.allowed(&sum, touched, caller),
             // What is missing is not the allowing rule's affair, so its own mode does not hold: on trial it would let
@@ -209,7 +219,7 @@ impl Policy {
     ) -> Decision {
         let rule = rule.and_then(|id| self.rule(id)).map(|rule| Arc::clone(&rule.name));
         let agent = agent.and_then(|id| self.agent(id)).map(|agent| Arc::clone(&agent.name));
-        Decision { verdict, reason, rule, agent, mode, upgrades: false, withheld: Classes::EMPTY }
+        Decision { verdict, reason, rule, agent, mode, upgrades: false, withheld: Classes::EMPTY, bait: None }
     }
 
     fn sum(&self, caller: &Caller, asked: &Asked, target: &Target, view: View<'_>) -> Sum {
@@ -280,10 +290,16 @@ impl Policy {
                 continue;
             }
             match rule.action {
-                RuleAction::Deny if subject.denies => match self.mode_of(rule) {
-                    Mode::Enforce => least(&mut sum.enforced, id),
-                    Mode::Audit => least(&mut sum.recorded, id),
-                },
+                RuleAction::Deny if subject.denies => {
+                    let (first, decoy) = match self.mode_of(rule) {
+                        Mode::Enforce => (&mut sum.enforced, &mut sum.enforced_decoy),
+                        Mode::Audit => (&mut sum.recorded, &mut sum.recorded_decoy),
+                    };
+                    least(first, id);
+                    if rule.decoy {
+                        least(decoy, id);
+                    }
+                }
                 RuleAction::Allow if subject.grants => {
                     sum.rules.add(both(rule.grants(request.reach), subject.ceiling), id);
                 }

@@ -3,6 +3,7 @@
 use super::agent::{Agent, Cgroups};
 use super::containers::Containers;
 use super::decision::Mode;
+use super::decoy::Canaries;
 use super::diagnostic::{Place, Report};
 use super::draft::{Draft, DraftAgent, DraftRule};
 use super::rule::{RuleAction, both};
@@ -12,6 +13,7 @@ use super::shape::Document;
 use crate::cloud::tls::TlsAt;
 use crate::cloud::{Catalogue, Class, Classes, PathPattern, Selection};
 
+mod decoy;
 mod v1;
 
 /// A policy just before its pieces lose their places.
@@ -20,6 +22,7 @@ pub(super) struct Lint<'a> {
     pub(super) everyone: Classes,
     pub(super) v1: V1,
     pub(super) containers: Option<&'a Containers>,
+    pub(super) canaries: Option<&'a Canaries>,
     pub(super) settings: &'a Settings,
     pub(super) selection: &'a Selection,
     pub(super) chosen: &'a [&'a str],
@@ -33,6 +36,7 @@ impl Lint<'_> {
         self.grants(report);
         self.v1(report);
         self.upstream_tls(report);
+        self.decoys(report);
         for (id, drafted) in (0..).zip(&self.draft.agents) {
             let used =
                 self.draft.rules.iter().any(|rule| rule.agents.as_ref().is_some_and(|ids| ids.contains(&id)));

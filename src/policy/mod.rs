@@ -14,6 +14,7 @@
 //! * An unattributed caller has what `[unattributed]` says, never what `[everyone]` says.
 //! * Doubt about an executable never grants, and never lets a caller slip out of a deny rule.
 //! * What is said of session tokens takes from what was allowed, and adds nothing.
+//! * A decoy is given to nobody for whom anything speaks that he is an agent ([`decoy`]).
 //! * Only [`Decision::act`] makes a [`Permit`], and only [`Policy::knock`] and [`Policy::pass_unjudged`] a [`Passage`].
 //!
 //! No I/O, no clock: users, groups and detected clouds are data that somebody else read ([`Context`]).
@@ -24,6 +25,7 @@ pub mod aggregate;
 pub mod compile;
 pub mod containers;
 pub mod decision;
+pub mod decoy;
 pub mod diagnostic;
 mod door;
 pub mod places;
@@ -54,6 +56,7 @@ pub use aggregate::Aggregate;
 pub use compile::{Compiled, NamedFile, Policy, Programs};
 pub use containers::Containers;
 pub use decision::{Action, Decision, Form, Mode, PartialPermit, Permit, Refusal, Verdict};
+pub use decoy::{Bait, Canaried, CanaryFile, canary_file};
 pub use diagnostic::{Diagnostic, Severity};
 pub use door::Passage;
 pub use places::{Line, Places};

@@ -13,6 +13,8 @@ use crate::request::{Method, Target};
 pub(super) struct Rule {
     pub(super) name: Arc<str>,
     pub(super) action: RuleAction,
+    /// Whether a denial by it is given as a decoy to whom that may be given.
+    pub(super) decoy: bool,
     /// Its own mode, if it has one.
     pub(super) mode: Option<Mode>,
     /// `None` for any uid.
@@ -91,9 +93,10 @@ impl Rule {
 
     /// Everything but the name. Of rules that are alike, the first by name says what all of them say.
     pub(super) fn essence(&self) -> impl Eq + Hash + '_ {
-        let Self { name: _, action, mode, uids, paths, methods, query, classes, clouds, headers } = self;
+        let Self { name: _, action, decoy, mode, uids, paths, methods, query, classes, clouds, headers } =
+            self;
         let paths: Vec<&str> = paths.iter().map(PathPattern::as_str).collect();
-        (action, mode, uids, paths, methods, query, classes, clouds, headers)
+        (action, decoy, mode, uids, paths, methods, query, classes, clouds, headers)
     }
 
     /// What a matching allow rule grants: of the classes that the request touches, those that the rule names. A rule

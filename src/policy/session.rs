@@ -166,6 +166,7 @@ impl Policy {
                 mode: self.mode,
                 upgrades: false,
                 withheld,
+                bait: None,
             };
         }
         decision

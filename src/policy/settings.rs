@@ -38,6 +38,8 @@ pub struct Settings {
     pub watch_commands: bool,
     /// Whether events tell which key an answer handed out; never the key.
     pub issued_key: bool,
+    /// The file of canaries for rules that give decoys; `None` for none.
+    pub decoys: Option<String>,
     /// The unix socket at which the guard shows its status; `None` for nowhere.
     pub status_socket: Option<String>,
     /// The group that may open it beside root; `None` for the guard's own.
@@ -162,6 +164,7 @@ pub(super) fn read(document: &Document, accounts: &Accounts, report: &mut Report
         self_heal: table.self_heal.unwrap_or(true),
         watch_commands: table.watch_commands.unwrap_or(false),
         issued_key: table.issued_key.unwrap_or(true),
+        decoys: decoys(document, table.decoys.as_ref(), report),
         status_socket: status_socket(document, table.status_socket.as_ref(), report),
         status_gid: status_gid(document, table, accounts, report),
         metrics: metrics(document, table.metrics.as_ref(), report),
@@ -291,6 +294,18 @@ fn cache(document: &Document, value: Option<&Name>, report: &mut Report<'_>) -> 
     }
 }
 
+fn decoys(document: &Document, value: Option<&Name>, report: &mut Report<'_>) -> Option<String> {
+    let value = value?;
+    if is_absolute(value.get_ref()) {
+        return Some(value.get_ref().clone());
+    }
+    let place = document.place(value.span());
+    report
+        .error("decoys", "`decoys` is the absolute path of a file", &place)
+        .help("such as \"/etc/imds-guard/decoys.toml\", of root's, that nobody else may read");
+    None
+}
+
 /// The longest name of a unix socket (unix(7)).
 const SOCKET_BYTES: usize = 107;
 
@@ -390,7 +405,7 @@ fn upstream_tls(document: &Document, value: Option<&Name>, report: &mut Report<'
 }
 
 /// An absolute path without steps upwards: what is checked (the directory's owner) must be what is opened.
-fn is_absolute(path: &str) -> bool {
+pub(super) fn is_absolute(path: &str) -> bool {
     path.len() > 1
         && path.starts_with('/')
         && !path.ends_with('/')

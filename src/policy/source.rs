@@ -47,6 +47,7 @@ pub(super) struct GuardTable {
     pub(super) self_heal: Option<bool>,
     pub(super) watch_commands: Option<bool>,
     pub(super) issued_key: Option<bool>,
+    pub(super) decoys: Option<Name>,
     pub(super) status_socket: Option<Name>,
     pub(super) status_group: Option<Ids>,
     pub(super) metrics: Option<Name>,

@@ -13,6 +13,7 @@ fn context() -> Context {
         accounts: Accounts::parse(passwd, "ops:x:5:billing\n"),
         detected: vec!["aws-ec2".to_owned()],
         uplinks: vec!["ens5".to_owned()],
+        ..Context::default()
     }
 }
 
@@ -341,11 +342,13 @@ fn only_an_allowed_request_or_audit_mode_makes_a_permit() {
             agent: None,
             upgrades: false,
             withheld: Classes::EMPTY,
+            bait: None,
         };
         assert_eq!(decision.would_deny(), verdict == Verdict::Deny && mode == Mode::Audit);
         let got = match decision.act(&asked(faulty)) {
             Action::Refuse(_) => "refused",
             Action::Withhold(_) => "a part",
+            Action::Decoy(..) => "a decoy",
             Action::Forward(permit) => match permit.form() {
                 Form::Rebuilt(_) => "rebuilt",
                 Form::Upgraded(..) => "upgraded",
@@ -374,9 +377,10 @@ fn a_decision_that_withholds_makes_no_permit_for_the_whole() {
             agent: None,
             upgrades: false,
             withheld,
+            bait: None,
         };
         let got = match decision.act(&asked(faulty)) {
-            Action::Refuse(_) => "nothing",
+            Action::Refuse(_) | Action::Decoy(..) => "nothing",
             Action::Withhold(permit) if permit.withheld() == withheld => "a part",
             Action::Withhold(_) => "another part",
             Action::Forward(_) => "all",
@@ -405,7 +409,7 @@ fn a_refusal_s_line_tells_no_names() {
     assert_eq!(decision.rule().map(|rule| &**rule), Some("hidden-name"));
     match decision.act(&asked(false)) {
         Action::Refuse(refusal) => assert_eq!(refusal.line(), "a rule denies this"),
-        Action::Forward(_) | Action::Withhold(_) => panic!("it was forwarded"),
+        Action::Forward(_) | Action::Withhold(_) | Action::Decoy(..) => panic!("it was forwarded"),
     }
     let reason = policy.decide(&caller, &asked(true)).reason();
     assert!(!reason.to_string().contains(['/', '\n']));

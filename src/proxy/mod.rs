@@ -5,6 +5,7 @@
 //! into one event; [`observer`] shows what the workers count.
 
 pub mod connection;
+pub mod decoy;
 pub mod descriptors;
 pub mod farewell;
 pub mod flood;

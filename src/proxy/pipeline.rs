@@ -6,10 +6,10 @@ use std::rc::Rc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::caller::Processes;
 use crate::policy::Action;
 
 use super::connection::{Connection, policy_now, strictness};
+use super::decoy;
 use super::record::Exchange;
 use super::reply::{self, ReplyBody};
 use super::service::Service;
@@ -32,13 +32,11 @@ pub async fn answer(
     }
     let service = Service { connection: &connection, policy: &policy, caller: &caller, asked: &asked };
     match decision.act(&asked) {
-        Action::Refuse(refusal) => {
-            connection.identity.look_up_ends().await;
-            let answer = refusal.answer(policy.catalogue(), &asked);
-            // What was doubted once about a connection's holders stays in doubt: its client had better make a new one.
-            let closes = asked.head.is_none() || caller.processes != Processes::Skipped;
-            Ok(reply::refuse(&answer, &refusal.line(), closes, exchange))
-        }
+        Action::Refuse(refusal) => service.refuse(&refusal, exchange).await,
+        Action::Decoy(bait, refusal) => match decoy::give(&service, &bait, exchange) {
+            Ok(decoy) => Ok(decoy),
+            Err(exchange) => service.refuse(&refusal, exchange).await,
+        },
         Action::Forward(permit) => service.answer(&permit, request, exchange).await,
         Action::Withhold(permit) => service.answer_in_part(&permit, request, exchange).await,
     }

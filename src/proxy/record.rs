@@ -47,6 +47,7 @@ struct Account {
     judged: Option<Judged>,
     unredactable: Option<Unredactable>,
     from_memory: bool,
+    decoy: bool,
     issued: Option<Box<Told>>,
     message: Option<String>,
     status: Option<u16>,
@@ -84,6 +85,7 @@ impl Exchange {
             judged: None,
             unredactable: None,
             from_memory: false,
+            decoy: false,
             issued: None,
             message: None,
             status: None,
@@ -144,6 +146,19 @@ impl Exchange {
             && decision.mode() == Mode::Enforce
             && decision.verdict() == Verdict::Allow
             && asked.touched.classes.contains(Class::Credentials)
+    }
+
+    /// Whether the log takes its event.
+    #[must_use]
+    pub fn can_be_told(&self) -> bool {
+        self.slot.is_some() && !self.connection.worker.shared.sink.is_failing()
+    }
+
+    /// Notes that the guard gave a decoy.
+    pub fn gave_decoy(&mut self, status: u16, issued: Option<Told>) {
+        self.refused(status);
+        self.note(|account| (account.decoy, account.issued) = (true, issued.map(Box::new)));
+        self.connection.worker.counters.gave_decoy();
     }
 
     /// Notes that the guard answered itself.
@@ -279,6 +294,10 @@ impl Finished {
         }
         if let Some(told) = &account.issued {
             told.describe(&mut event);
+        }
+        if account.decoy {
+            event.decoy = Some(true);
+            event.severity = Severity::Critical as u8;
         }
         if let Some(message) = &account.message {
             event.message = Some(message.into());
@@ -469,6 +488,7 @@ fn describe_decision<'a>(event: &mut Event<'a>, decision: &'a Decision) {
     event.reason = Some(decision.reason().code().into());
     event.rule = decision.rule().map(|name| Cow::from(&**name));
     event.agent = decision.agent().map(|name| Cow::from(&**name));
+    event.decoy = decision.would_give_decoy().then_some(true);
     event.withheld = decision.withheld().iter().map(Class::name).collect();
     if decision.verdict() == Verdict::Deny {
         event.technique = Some(TECHNIQUE);

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::caller::Caller;
+use crate::caller::{Caller, Processes};
 use crate::cloud::{Asked, Class, Classes, How, Session, Spoken, TokenHolder};
-use crate::policy::{Form, PartialPermit, Permit, Policy};
+use crate::policy::{Form, PartialPermit, Permit, Policy, Refusal};
 use crate::redact::Unredactable;
 use crate::request::Method;
 
@@ -49,6 +49,15 @@ enum Answer {
 type Answered = Result<Response<ReplyBody>, UpstreamError>;
 
 impl Service<'_> {
+    /// Tells the caller no.
+    pub async fn refuse(&self, refusal: &Refusal, exchange: Exchange) -> Answered {
+        self.connection.identity.look_up_ends().await;
+        let answer = refusal.answer(self.policy.catalogue(), self.asked);
+        // What was doubted once about a connection's holders stays in doubt: its client had better make a new one.
+        let closes = self.asked.head.is_none() || self.caller.processes != Processes::Skipped;
+        Ok(reply::refuse(&answer, &refusal.line(), closes, exchange))
+    }
+
     /// Gives the service's answer as it is.
     pub async fn answer(
         &self,
@@ -69,7 +78,9 @@ impl Service<'_> {
         };
         match answer {
             Err(error) => Err(exchange.upstream_failed(error)),
-            Ok(_) if !self.may_still_have(&mut exchange).await => Ok(self.refuse(reply::NO_LONGER, exchange)),
+            Ok(_) if !self.may_still_have(&mut exchange).await => {
+                Ok(self.take_back(reply::NO_LONGER, exchange))
+            }
             Ok(Answer::Streams(response)) => {
                 self.watch_for_a_key(&response, &mut exchange);
                 Ok(exchange.stream(response))
@@ -80,15 +91,20 @@ impl Service<'_> {
 
     /// Lets the event tell which key the answer hands out.
     fn watch_for_a_key(&self, response: &Response<UpstreamBody>, exchange: &mut Exchange) {
-        if !self.policy.settings().issued_key || response.status() != StatusCode::OK {
-            return;
-        }
-        if let Ok(target) = &self.asked.target
-            && target.method() != &Method::Head
-            && let Some(issue) = self.policy.catalogue().issue(self.asked)
+        if response.status() == StatusCode::OK
+            && let Some(watch) = self.watch(response.headers())
         {
-            exchange.watch(Watch::new(Arc::clone(issue), Rc::clone(self.asked), response.headers()));
+            exchange.watch(watch);
         }
+    }
+
+    /// A watch over the answer with these headers, if it hands out a key and its event is to tell which.
+    #[must_use]
+    pub fn watch(&self, headers: &HeaderMap) -> Option<Watch> {
+        self.asked.target.as_ref().ok().filter(|target| target.method() != &Method::Head)?;
+        let issue = self.policy.catalogue().issue(self.asked)?;
+        let watch = || Watch::new(Arc::clone(issue), Rc::clone(self.asked), headers);
+        self.policy.settings().issued_key.then(watch)
     }
 
     /// What the request's answer is called in memory, if it may be given from there: a constant that nobody needs a grant
@@ -166,7 +182,7 @@ impl Service<'_> {
         mut exchange: Exchange,
     ) -> Answered {
         let Some(withholding) = self.policy.catalogue().withholding(self.asked, permit.withheld()) else {
-            return Ok(self.refuse(&exchange.not_redacted(Unredactable::Unknown), exchange));
+            return Ok(self.take_back(&exchange.not_redacted(Unredactable::Unknown), exchange));
         };
         let opened = match Outgoing::for_part(permit, &withholding, request) {
             Ok(outgoing) => match self.ask(outgoing, permit.session(), &mut exchange).await {
@@ -179,8 +195,10 @@ impl Service<'_> {
         };
         match opened {
             Err(Unopened::Broken(error)) => Err(exchange.upstream_failed(error)),
-            Err(Unopened::Unredactable(why)) => Ok(self.refuse(&exchange.not_redacted(why), exchange)),
-            Ok(_) if !self.may_still_have(&mut exchange).await => Ok(self.refuse(reply::NO_LONGER, exchange)),
+            Err(Unopened::Unredactable(why)) => Ok(self.take_back(&exchange.not_redacted(why), exchange)),
+            Ok(_) if !self.may_still_have(&mut exchange).await => {
+                Ok(self.take_back(reply::NO_LONGER, exchange))
+            }
             Ok(Opened::Part(response)) => Ok(exchange.deliver(response)),
             Ok(Opened::Aside(response)) => Ok(exchange.stream(response)),
         }
@@ -219,7 +237,7 @@ impl Service<'_> {
     }
 
     /// Closes the connection, too: it may no longer be who it was.
-    fn refuse(&self, reason: &str, exchange: Exchange) -> Response<ReplyBody> {
+    fn take_back(&self, reason: &str, exchange: Exchange) -> Response<ReplyBody> {
         reply::refuse(&self.policy.catalogue().refusal(self.asked), reason, true, exchange)
     }
 }

@@ -6,7 +6,7 @@ use super::escape;
 use super::summary::Summary;
 use super::table::moment;
 
-const HEADINGS: [&str; 20] = [
+const HEADINGS: [&str; 21] = [
     "caller",
     "uid",
     "agent",
@@ -27,6 +27,7 @@ const HEADINGS: [&str; 20] = [
     "signals",
     "suspect",
     "event",
+    "decoys",
 ];
 
 /// Writes one line for each row.
@@ -56,6 +57,7 @@ pub fn write(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
             signals.join(" "),
             summary.is_suspect(row.caller).to_string(),
             row.event.clone(),
+            row.decoys.to_string(),
         ];
         write!(out, "{}\r\n", fields.map(|field| escape::csv(&field)).join(","))?;
     }

@@ -76,6 +76,7 @@ fn numbers(summary: &Summary, tally: &Tally, page: &mut String) {
         (refused, "refused", "#events", "deny"),
         (summary.would_deny, "enforce would have refused", "#breaks", "deny"),
         (suspects as u64, "callers look like an attack", "#attacks", if suspects > 0 { "bad" } else { "" }),
+        (summary.decoys, "decoys given", "#events", if summary.decoys > 0 { "bad" } else { "" }),
         (summary.lost, "events lost", "#log", if summary.lost > 0 { "bad" } else { "" }),
         (tally.skipped(), "lines skipped", "#log", ""),
     ];

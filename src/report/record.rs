@@ -80,6 +80,8 @@ pub struct Record<'a> {
     pub verdict: Text<'a>,
     #[serde(rename = "imds_guard.would_deny")]
     pub would_deny: bool,
+    #[serde(rename = "imds_guard.decoy")]
+    pub decoy: bool,
     #[serde(rename = "imds_guard.result", borrow)]
     pub result: Text<'a>,
     #[serde(rename = "imds_guard.reason", borrow)]

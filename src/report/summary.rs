@@ -53,6 +53,8 @@ pub struct Row {
     pub refused: u64,
     /// How many requests passed that enforce would have refused.
     pub would_deny: u64,
+    /// How many of the refused were given decoys.
+    pub decoys: u64,
     /// How many there were.
     pub count: u64,
     /// When the first came, in seconds since 1970; 0 if that is not known.
@@ -91,6 +93,8 @@ pub struct Summary {
     pub denied: u64,
     /// Requests that were denied and passed all the same, as audit mode lets them.
     pub would_deny: u64,
+    /// Decoys that were given.
+    pub decoys: u64,
     /// Events that the guard lost, as it told itself.
     pub lost: u64,
     who_index: HashMap<Who, usize>,
@@ -112,6 +116,8 @@ impl Summary {
         self.requests += weight;
         self.denied += if denied { weight } else { 0 };
         self.would_deny += if would_deny { weight } else { 0 };
+        let decoys = if record.decoy && denied && !would_deny { weight } else { 0 };
+        self.decoys += decoys;
         self.time(seconds, weight, denied);
         let at = self.caller(record);
         if let Some(caller) = self.callers.get_mut(at) {
@@ -123,6 +129,7 @@ impl Summary {
         if let Some(row) = self.rows.get_mut(row) {
             row.count += weight;
             row.would_deny += if would_deny { weight } else { 0 };
+            row.decoys += decoys;
             row.refused += if denied && !would_deny { weight } else { 0 };
             if seconds > 0 {
                 row.first = if row.first == 0 { seconds } else { row.first.min(seconds) };
@@ -250,6 +257,7 @@ impl<'a> Grain<'a> {
             fault,
             session,
             refused: 0,
+            decoys: 0,
             would_deny: 0,
             count: 0,
             first: 0,

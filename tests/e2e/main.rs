@@ -33,6 +33,7 @@ mod connections;
 mod containers;
 mod corpus;
 mod decisions;
+mod decoys;
 mod documents;
 mod doors;
 mod http;

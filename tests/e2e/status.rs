@@ -193,7 +193,7 @@ fn the_metrics_count_and_name_nobody() {
     ] {
         assert!(text.lines().any(|one| one == line), "{line} is not in:\n{text}");
     }
-    for name in ["webapp", "decoy", "198.51.100.7", "meta-data", "curl", &WEB_UID.to_string()] {
+    for name in ["webapp", "decoy-", "198.51.100.7", "meta-data", "curl", &WEB_UID.to_string()] {
         assert!(!text.contains(name), "{name} is in:\n{text}");
     }
     let at_port = bed.person().curl(&[&format!("http://{METRICS}/status")]);

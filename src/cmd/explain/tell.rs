@@ -27,7 +27,7 @@ pub(super) struct Explanation {
     verdict: Verdict,
     mode: Mode,
     mode_at: Option<Line>,
-    /// What happens: `pass`, `pass-in-part`, `pass-and-record` or `refuse`.
+    /// What happens: `pass`, `pass-in-part`, `pass-and-record`, `decoy` or `refuse`.
     effect: &'static str,
     reason: &'static str,
     because: String,
@@ -115,6 +115,7 @@ impl Explanation {
             (Verdict::Allow, Mode::Enforce) if !decision.withheld().is_empty() => "pass-in-part",
             (Verdict::Allow, _) => "pass",
             (Verdict::Deny, Mode::Audit) => "pass-and-record",
+            (Verdict::Deny, Mode::Enforce) if decision.is_decoy() => "decoy",
             (Verdict::Deny, Mode::Enforce) => "refuse",
         };
         Self {
@@ -179,6 +180,7 @@ impl Explanation {
         let verdict = match self.effect {
             "pass" => "ALLOW",
             "pass-in-part" => "ALLOW, in part",
+            "decoy" => "DENY, answered with a decoy (enforce)",
             "pass-and-record" => "DENY, recorded only (audit): it passes",
             _ => "DENY, refused (enforce)",
         };

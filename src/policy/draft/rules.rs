@@ -20,6 +20,16 @@ impl Reader<'_, '_, '_> {
         let name = self.name("rule", table.name.as_ref(), whole.clone());
         let agents = table.agent.as_ref().map(|agents| self.agents(agents, ids, &whole));
         let action = self.action(table.action.as_ref(), &whole);
+        if let (Some((_, true)), Some(named)) = (action, &table.agent) {
+            let span = named.0.first().map_or(whole.clone(), Spanned::span);
+            self.report
+                .error(
+                    "decoy-for-agent",
+                    "a rule that gives decoys names no agent",
+                    &self.document.place(span),
+                )
+                .help("an agent takes them for credentials that do not work: deny it instead");
+        }
         let uids = table.user.as_ref().map(|users| self.users("user", users, &whole));
         let mode = table.mode.as_ref().and_then(|mode| read_mode(self.document, mode, self.report));
         let paths = self
@@ -44,9 +54,11 @@ impl Reader<'_, '_, '_> {
             .filter_map(|header| self.header(header))
             .collect();
         let name = name?;
+        let (action, decoy) = action?;
         let rule = Rule {
             name: shared(name),
-            action: action?,
+            action,
+            decoy,
             mode,
             uids,
             paths,
@@ -75,16 +87,22 @@ impl Reader<'_, '_, '_> {
         found
     }
 
-    fn action(&mut self, action: Option<&Name>, whole: &Range<usize>) -> Option<RuleAction> {
+    /// The action, and whether it gives decoys: to whom they may not be given, such a rule is a deny rule.
+    fn action(&mut self, action: Option<&Name>, whole: &Range<usize>) -> Option<(RuleAction, bool)> {
         match action.map(|action| (action.get_ref().as_str(), action.span())) {
-            Some(("allow", _)) => Some(RuleAction::Allow),
-            Some(("deny", _)) => Some(RuleAction::Deny),
+            Some(("allow", _)) => Some((RuleAction::Allow, false)),
+            Some(("deny", _)) => Some((RuleAction::Deny, false)),
+            Some(("decoy", _)) => Some((RuleAction::Deny, true)),
             Some((_, span)) => {
-                self.error("bad-action", "the action is \"allow\" or \"deny\"", span);
+                self.error("bad-action", "the action is \"allow\", \"deny\" or \"decoy\"", span);
                 None
             }
             None => {
-                self.error("no-action", "every rule needs an action: \"allow\" or \"deny\"", whole.clone());
+                self.error(
+                    "no-action",
+                    "every rule needs an action: \"allow\", \"deny\" or \"decoy\"",
+                    whole.clone(),
+                );
                 None
             }
         }

@@ -50,6 +50,7 @@ fn fate_of(policy: &Policy, caller: &Caller, asked: &Asked) -> &'static str {
     match policy.decide(caller, asked).act(asked) {
         Action::Refuse(refusal) => refusal.decision().reason().code(),
         Action::Withhold(_) => "redacted",
+        Action::Decoy(..) => "decoy",
         Action::Forward(permit) => match permit.form() {
             Form::Rebuilt(_) => "rebuilt",
             Form::Upgraded(..) => "upgraded",
@@ -93,7 +94,7 @@ fn deny_wants_a_token_for_everything_but_the_token() {
     assert_eq!(fate(&policy, &caller("x"), KEYS, &[]), "no-agent");
     let answer = |asked: &Asked| match policy.decide(&caller("a"), asked).act(asked) {
         Action::Refuse(refusal) => refusal.answer(policy.catalogue(), asked).status,
-        Action::Forward(_) | Action::Withhold(_) => 200,
+        Action::Forward(_) | Action::Withhold(_) | Action::Decoy(..) => 200,
     };
     assert_eq!(answer(&ask(&policy, CONFIG, &[])), 401, "the cloud's own answer");
     assert_eq!(answer(&ask(&policy, "GET /latest/user-data", &[TOKEN])), 404);
