@@ -9,8 +9,6 @@ home=${CARGO_HOME:-$HOME/.cargo}
 sysroot=$(rustc --print sysroot)
 export RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$PWD=/imds-guard --remap-path-prefix=$home=/cargo \
 --remap-path-prefix=$sysroot=/rust"
-# A panic ends the process, so nothing ever unwinds: the tables for it would be a twentieth of the program.
-RUSTFLAGS+=' -Cforce-unwind-tables=no'
 # ring's C code is compiled here, too: __FILE__ is among what it says when it fails.
 export CFLAGS="${CFLAGS:-} -ffile-prefix-map=$PWD=/imds-guard -ffile-prefix-map=$home=/cargo"
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
