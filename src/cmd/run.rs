@@ -14,9 +14,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Success);
     };
     let exit = match &error {
-        KeeperError::NotRoot | KeeperError::UserNamespace | KeeperError::File(_) | KeeperError::NoUser(_) => {
-            Exit::Config
-        }
+        KeeperError::NotRoot
+        | KeeperError::UserNamespace
+        | KeeperError::File(_)
+        | KeeperError::NoUser(_)
+        | KeeperError::Ports(_) => Exit::Config,
         KeeperError::Policy(diagnostics) => {
             error::report(diagnostics, &args.config.config);
             Exit::Config

@@ -56,6 +56,9 @@ pub enum KeeperError {
     /// The running guard has neither listeners nor the capability for containers.
     #[error("[containers] was not there when the guard started: restart it")]
     ContainersNeedRestart,
+    /// Each endpoint has a listener, and there are not so many ports.
+    #[error("from `port` = {0} upwards there are too few ports for all listeners: choose a lower one")]
+    Ports(u16),
     /// Without the capability no container could be told from another.
     #[error("[containers] needs CAP_SYS_ADMIN, to look into other network namespaces: let the unit have it")]
     NoNamespaces,

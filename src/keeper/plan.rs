@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cloud::Proof;
+use crate::cloud::{Catalogue, Endpoint, Proof};
 use crate::policy::{Mode, Policy};
 use crate::redirect::{Guests, Led, Wanted, interfaces, ruleset};
 
@@ -39,9 +39,39 @@ pub(super) fn beat_period() -> Option<Duration> {
 
 /// The redirect that a policy asks for.
 pub fn wanted_by(policy: &Policy) -> Result<Wanted, KeeperError> {
-    let doors = ruleset::lead(&policy.catalogue().endpoints(), policy.settings().port);
-    let guests = guests(policy, ruleset::lead_guests(&doors));
-    wanted(policy, role(policy)?.uid, doors, guests)
+    let doors = doors(policy)?;
+    let guests = guests(policy, doors.guests);
+    wanted(policy, role(policy)?.uid, doors.host, guests)
+}
+
+/// Where the redirect leads.
+pub(super) struct Doors {
+    /// What comes from this host.
+    pub host: Vec<Led>,
+    /// What comes out of other network namespaces.
+    pub guests: Vec<Led>,
+}
+
+/// The doors of the policy's endpoints.
+///
+/// An endpoint of a known cloud has the same port whichever clouds are chosen. The kernel remembers connections for
+/// minutes: if a port that led to one endpoint led to another after a restart, a client's source port could be taken,
+/// to the kernel, by its earlier connection; it would be rewritten, and the connection refused for that.
+pub(super) fn doors(policy: &Policy) -> Result<Doors, KeeperError> {
+    let chosen = policy.catalogue().endpoints();
+    let mut numbered = Catalogue::builtin().endpoints();
+    let own: Vec<Endpoint> = chosen.iter().filter(|own| !numbered.contains(own)).copied().collect();
+    numbered.extend(own);
+    let mut host = ruleset::lead(&numbered, policy.settings().port);
+    let mut guests = ruleset::lead_guests(&host);
+    let is_chosen = |led: &Led| chosen.contains(&led.endpoint);
+    host.retain(is_chosen);
+    guests.retain(is_chosen);
+    let routed = chosen.iter().filter(|endpoint| ruleset::is_routed(**endpoint)).count();
+    if host.len() < chosen.len() || guests.len() < routed {
+        return Err(KeeperError::Ports(policy.settings().port));
+    }
+    Ok(Doors { host, guests })
 }
 
 /// What becomes of connections out of other network namespaces: where anything is refused they have to be judged.

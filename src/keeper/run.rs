@@ -22,7 +22,7 @@ use crate::policy::Policy;
 use crate::redirect::apply::{Loaded, Nft};
 use crate::redirect::interfaces::{self, AddressWatch};
 use crate::redirect::watch::Watch;
-use crate::redirect::{Direction, Led, Wanted, ruleset};
+use crate::redirect::{Direction, Led, Wanted};
 
 use super::answers::Oracle;
 use super::bundle::Bundle;
@@ -32,7 +32,7 @@ use super::error::{KeeperError, report};
 use super::files::{self, Trust};
 use super::guestbook::Guestbook;
 use super::hints::Hints;
-use super::plan::{beat_period, compile, executables, guests, role, wanted};
+use super::plan::{beat_period, compile, doors, executables, guests, role, wanted};
 use super::protocol::{self, QUESTION_BYTES};
 use super::proxy::ProxyProcess;
 use super::rotation::Rotor;
@@ -131,10 +131,10 @@ impl Keeper {
         if let Some(why) = &stand_in {
             tell(&mut log, "policy-broken", why);
         }
-        let doors = ruleset::lead(&policy.catalogue().endpoints(), policy.settings().port);
-        let listeners = listeners::open(&doors, role.workers, kept)
+        let doors = doors(&policy)?;
+        let listeners = listeners::open(&doors.host, role.workers, kept)
             .map_err(|(port, cause)| KeeperError::Listen { port, cause })?;
-        let guest_doors = policy.containers().map(|_| ruleset::lead_guests(&doors));
+        let guest_doors = policy.containers().map(|_| doors.guests);
         let for_containers = listeners::open(guest_doors.as_deref().unwrap_or_default(), 1, kept)
             .map_err(|(port, cause)| KeeperError::Listen { port, cause })?;
         let oracle = Oracle::new(executables(&policy), guest_doors.is_some())?;
@@ -148,7 +148,7 @@ impl Keeper {
         // Watched before they are read, so that no change falls between.
         let addresses = AddressWatch::start(guest_doors.is_some())?;
         let guests = guests(&policy, guest_doors.clone().unwrap_or_default());
-        let wanted = wanted(&policy, role.uid, doors, guests)?;
+        let wanted = wanted(&policy, role.uid, doors.host, guests)?;
         proxy.tell_interfaces(&wanted.interfaces)?;
         let watch = Watch::start()?;
         let loaded = match nft.load(&wanted, prepared) {

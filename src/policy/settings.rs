@@ -28,7 +28,7 @@ pub struct Settings {
     /// Whether answers that cannot change while the machine runs are given again without asking the service.
     pub cache_constants: bool,
     /// The port that the redirect leads to. Privileged by default, so that no unprivileged process can sit on it
-    /// while the guard is down and collect what callers send.
+    /// while the guard is down and collect what callers send. At most 65000, since each endpoint has its own.
     pub port: u16,
     /// Worker threads; `None` for one per core.
     pub workers: Option<u16>,
@@ -147,7 +147,7 @@ pub(super) fn read(document: &Document, accounts: &Accounts, report: &mut Report
         None => (&none, Place { source: document.source, span: None }),
     };
     let mut numbers = Numbers { document, report };
-    let port = numbers.range("port", table.port.as_ref(), 169, 1, u16::MAX.into());
+    let port = numbers.range("port", table.port.as_ref(), 169, 1, 65_000);
     let workers = table.workers.as_ref().map(|workers| numbers.range("workers", Some(workers), 1, 1, 256));
     let limits = limits(table.limits.as_ref(), &mut numbers);
     let audit_log_keep =

@@ -262,7 +262,7 @@ fn settings_have_defaults_and_ranges() {
     let settings = policy(text).settings().clone();
     assert_eq!(settings.audit_log, AuditLog::File("/var/log/imds.jsonl".to_owned()));
     assert_eq!((settings.workers, settings.limits.head_bytes, settings.limits.headers), (Some(2), 8192, 100));
-    for bad in ["port = 0", "port = 65536", "workers = 0", "audit-log = \"log\"", "audit-log = \"/a/../b\""] {
+    for bad in ["port = 0", "port = 65001", "workers = 0", "audit-log = \"log\"", "audit-log = \"/a/../b\""] {
         let found = findings(&[source("p", &format!("mode = \"audit\"\n[guard]\n{bad}\n"))]);
         assert!(found.iter().any(|one| one.severity == Severity::Error), "{bad}");
     }

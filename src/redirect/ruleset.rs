@@ -89,25 +89,27 @@ pub struct Led {
 /// Local ports that other services are known for: BGP and SNMP's multiplexer.
 const TAKEN_PORTS: [u16; 2] = [179, 199];
 
-/// Gives each endpoint a listener's port, from `base` upwards.
+/// Gives each endpoint a listener's port, from `base` upwards, in the order of the endpoints.
 #[must_use]
 pub fn lead(endpoints: &[Endpoint], base: u16) -> Vec<Led> {
-    let mut sorted = endpoints.to_vec();
-    sorted.sort_unstable();
-    sorted.dedup();
     let ports = (base..=u16::MAX).filter(|port| !TAKEN_PORTS.contains(port) || *port == base);
-    sorted.into_iter().zip(ports).map(|(endpoint, port)| Led { endpoint, port }).collect()
+    endpoints.iter().zip(ports).map(|(endpoint, port)| Led { endpoint: *endpoint, port }).collect()
 }
 
 /// Gives each endpoint that can be reached through this host a second listener's port, above all of the first ones.
 #[must_use]
 pub fn lead_guests(doors: &[Led]) -> Vec<Led> {
     let endpoints: Vec<Endpoint> = doors.iter().map(|door| door.endpoint).collect();
-    let routed = |led: &Led| FAMILIES.get(family_of(led.endpoint.addr)).is_some_and(|family| family.loopback);
     let base = doors.iter().map(|door| door.port).max().unwrap_or(0).saturating_add(1);
     // A port of the list of others' is skipped even where it would be the first.
     let base = if TAKEN_PORTS.contains(&base) { base + 1 } else { base };
-    lead(&endpoints, base).into_iter().filter(routed).collect()
+    lead(&endpoints, base).into_iter().filter(|led| is_routed(led.endpoint)).collect()
+}
+
+/// Whether an endpoint can be reached through a host: link-local addresses of IPv6 cannot.
+#[must_use]
+pub fn is_routed(endpoint: Endpoint) -> bool {
+    FAMILIES.get(family_of(endpoint.addr)).is_some_and(|family| family.loopback)
 }
 
 /// The state that the guard wants the kernel's table to have.
@@ -430,9 +432,9 @@ mod tests {
     fn wanted(direction: Direction) -> Wanted {
         let endpoint = |addr: &str, port| Endpoint { addr: addr.parse().unwrap(), port };
         let endpoints = [
-            endpoint("fd00:ec2::254", 80),
-            endpoint("169.254.169.254", 443),
             endpoint("169.254.169.254", 80),
+            endpoint("169.254.169.254", 443),
+            endpoint("fd00:ec2::254", 80),
             endpoint("fe80::a9fe:a9fe", 80),
         ];
         Wanted {

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::bed::{Bed, ROLE_PATH};
 use crate::support::event::Event;
+use crate::support::caller::PYTHON;
 use crate::support::guard::{self, Guard};
 use crate::support::policy::Policy;
 use crate::support::simulator::{Fault, SECRET_MARK};
@@ -278,4 +279,34 @@ fn a_rotated_log_is_followed() {
         crate::support::event::read(&old).iter().filter(|event| event.text("url.path") == ROLE_PATH).count(),
         1
     );
+}
+
+/// Asks from a source port that was used before, and prints the first bytes of the answer.
+const FROM_THE_SAME_PORT: &str = "
+import socket, sys
+with socket.socket() as connection:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    connection.bind(('0.0.0.0', 40321))
+    connection.connect((sys.argv[1], 80))
+    connection.sendall(b'GET ' + sys.argv[2].encode() + b' HTTP/1.1\\r\\nHost: ' + sys.argv[1].encode() + b'\\r\\n\\r\\n')
+    print(connection.recv(12).decode())
+";
+
+/// A client gets the same source port again, and the kernel still remembers what it did with it before the restart.
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn other_clouds_after_a_restart_refuse_no_source_port_that_was_used_before() {
+    let bed = Bed::new();
+    let asks = |cloud, address, path| {
+        let _guard = bed.guard(&Policy::enforce().cloud(cloud));
+        let asked = bed.agent().command(PYTHON).args(["-c", FROM_THE_SAME_PORT, address, path]).output();
+        let asked = asked.expect("python3 runs");
+        (
+            String::from_utf8_lossy(&asked.stdout).into_owned(),
+            String::from_utf8_lossy(&asked.stderr).into_owned(),
+        )
+    };
+    let answered = ("HTTP/1.1 200\n".to_owned(), String::new());
+    assert_eq!(asks("aws", "169.254.169.254", ROLE_PATH), answered);
+    assert_eq!(asks("scaleway", "169.254.42.42", "/conf"), answered);
 }
