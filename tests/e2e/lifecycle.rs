@@ -5,8 +5,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::bed::{Bed, ROLE_PATH};
-use crate::support::event::Event;
 use crate::support::caller::PYTHON;
+use crate::support::event::Event;
 use crate::support::guard::{self, Guard};
 use crate::support::policy::Policy;
 use crate::support::simulator::{Fault, SECRET_MARK};

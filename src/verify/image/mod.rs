@@ -1,7 +1,7 @@
 //! What is wrong with an image, or with the machine that it is built on: everything that can be seen in its root directory.
 //! Where that directory is the running system's own, its kernel is looked at, too.
 //!
-//! * [`system`]: what the guard stands on. * [`service`]: its own unit. * [`others`]: what else is on the path.
+//! * `system`: what the guard stands on. * `service`: its own unit. * `others`: what else is on the path.
 
 mod others;
 mod root;
