@@ -29,6 +29,16 @@ impl Destination {
         self.append_event(&event)
     }
 
+    /// Appends something of the guard's own that is worth knowing and no failure.
+    pub fn append_notice(&mut self, reason: &'static str, message: &str) -> io::Result<()> {
+        let mut event = Event::now(format!("keeper-{}", std::process::id()), Action::Guard);
+        event.outcome = "success";
+        event.severity = Severity::Info as u8;
+        event.reason = Some(reason.into());
+        event.message = Some(message.to_owned().into());
+        self.append_event(&event)
+    }
+
     /// Appends one event outside the queue.
     pub fn append_event(&mut self, event: &Event<'_>) -> io::Result<()> {
         let mut line = Vec::new();

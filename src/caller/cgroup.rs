@@ -21,6 +21,10 @@ const SEARCH_LIMIT: usize = 100_000;
 /// Where users' own managers live.
 const USERS: &str = "/user.slice";
 
+/// The id of the tree's root. Older kernels also report it for every socket where `net_cls` or `net_prio` took the
+/// socket's cgroup over (kernel commit 6e3a401fc8af).
+pub const ROOT: u64 = 1;
+
 /// How deep the tree may be.
 const DEPTH_LIMIT: usize = 64;
 
@@ -165,7 +169,7 @@ fn inode(path: &Path) -> io::Result<u64> {
 
 /// The mount point of the cgroup2 file system in the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5): the
 /// fifth field is the mount point, the file system type follows the lone hyphen).
-fn mount_point(mountinfo: &str) -> Option<PathBuf> {
+pub(super) fn mount_point(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4).map(PathBuf::from))?

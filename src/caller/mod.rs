@@ -9,6 +9,7 @@ use std::fmt;
 
 pub mod cgroup;
 pub mod container;
+pub mod degraded;
 pub mod executable;
 mod memory;
 pub mod namespaces;
@@ -41,10 +42,7 @@ impl Caller {
     /// The stamps, if the kernel's answer passed every check.
     #[must_use]
     pub fn stamps(&self) -> Option<&Stamps> {
-        match &self.attribution {
-            Attribution::Stamped(stamps) => Some(stamps),
-            Attribution::Unattributed(_) => None,
-        }
+        self.attribution.stamps()
     }
 }
 
@@ -64,8 +62,32 @@ pub enum Origin {
 pub enum Attribution {
     /// The answer passed every check.
     Stamped(Stamps),
+    /// The answer passed every check and names no unit, as on hosts of cgroup v1. The user is the kernel's word; the cgroup
+    /// is the one in which all processes are that visibly hold the socket, which says less (see [`degraded`]).
+    Degraded(Stamps),
     /// There was no answer that may be believed.
     Unattributed(Why),
+}
+
+impl Attribution {
+    /// The stamps, if there are any.
+    #[must_use]
+    pub fn stamps(&self) -> Option<&Stamps> {
+        match self {
+            Self::Stamped(stamps) | Self::Degraded(stamps) => Some(stamps),
+            Self::Unattributed(_) => None,
+        }
+    }
+
+    /// The stable code that audit events carry.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Stamped(_) => "stamped",
+            Self::Degraded(_) => "degraded",
+            Self::Unattributed(why) => why.code(),
+        }
+    }
 }
 
 /// What the kernel recorded when the client's socket was created; it cannot change while the connection lives.
@@ -100,6 +122,12 @@ impl CgroupPath {
     pub fn new(path: impl Into<String>) -> Option<Self> {
         let path = path.into();
         path.starts_with('/').then_some(Self(path))
+    }
+
+    /// Whether it is the root of the tree, which is no unit.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.0 == "/"
     }
 
     /// The path as text.
@@ -154,7 +182,7 @@ pub enum Why {
     Orphan,
     /// The answer names other addresses, ports or another family than the question.
     Mismatch,
-    /// The socket is in a state (`SYN_RECV`, `TIME_WAIT`) whose stamps mean nothing.
+    /// The socket is in a state (`SYN_SENT`, `SYN_RECV`, `TIME_WAIT`) whose stamps mean nothing.
     State,
     /// The kernel gave no cgroup id.
     NoCgroup,

@@ -113,10 +113,10 @@ impl Namespaces {
         for known in self.known.values_mut() {
             match (known.diag.stamps(flow), found) {
                 // A namespace that has the very connection and cannot say whose it is counts as one that has it.
-                (Ok(_) | Err(Why::Orphan | Why::NoCgroup), Ok(_) | Err(Why::Orphan | Why::NoCgroup)) => {
+                (Ok(_) | Err(Why::Orphan | Why::State), Ok(_) | Err(Why::Orphan | Why::State)) => {
                     return Err(Why::SeveralNamespaces);
                 }
-                (answer @ (Ok(_) | Err(Why::Orphan | Why::NoCgroup)), _) => found = answer,
+                (answer @ (Ok(_) | Err(Why::Orphan | Why::State)), _) => found = answer,
                 (Err(_), _) => {}
             }
         }

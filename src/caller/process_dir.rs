@@ -39,6 +39,25 @@ pub(super) struct ProcessDir {
     dir: OwnedFd,
 }
 
+/// A hierarchy of control groups, by what stands between the colons of its line in `/proc/PID/cgroup` (cgroups(7)).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hierarchy(&'static [u8]);
+
+/// The one of cgroup2.
+const UNIFIED: Hierarchy = Hierarchy(b"");
+
+/// The one of cgroup v1 in which systemd keeps its units.
+pub(super) const SYSTEMD: Hierarchy = Hierarchy(b"name=systemd");
+
+impl Hierarchy {
+    /// The path in a line (`4:name=systemd:/system.slice/a.service`), if the line is this hierarchy's.
+    pub(super) fn path_in(self, line: &[u8]) -> Option<&[u8]> {
+        let mut parts = line.splitn(3, |byte| *byte == b':');
+        let (_number, name, path) = (parts.next()?, parts.next()?, parts.next()?);
+        (name == self.0).then_some(path)
+    }
+}
+
 /// Where in a process a descriptor was found: a path below the process's directory, such as `fd/7`.
 #[derive(Debug)]
 pub(super) struct Place(CString);
@@ -160,9 +179,14 @@ impl ProcessDir {
 
     /// The cgroup of the unified hierarchy that the process is in now; `None` if it is gone, or in none.
     pub(super) fn cgroup(&self) -> io::Result<Option<CgroupPath>> {
+        self.cgroup_of(UNIFIED)
+    }
+
+    /// The cgroup of this hierarchy that the process is in now; `None` if it is gone, or in none.
+    pub(super) fn cgroup_of(&self, hierarchy: Hierarchy) -> io::Result<Option<CgroupPath>> {
         let mut text = [0; TEXT_BYTES];
         let Some(text) = self.read("cgroup", &mut text)? else { return Ok(None) };
-        let path = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
+        let path = text.split(|byte| *byte == b'\n').find_map(|line| hierarchy.path_in(line));
         Ok(path.and_then(|path| CgroupPath::new(String::from_utf8_lossy(path))))
     }
 
@@ -267,6 +291,16 @@ mod tests {
         assert_eq!(stat.comm, b"a) S 9 (\n\xff");
         let status = b"Name:\t\xff\\nTracerPid:\t0\nState:\tS\nTracerPid:\t42\nUid:\t5\t6\t7\t8\n";
         assert_eq!(Status::parse(status), Some(Status { uids: (5, 6), tracer: 42 }));
+    }
+
+    #[test]
+    fn each_hierarchy_has_its_line() {
+        let line = b"9:name=systemd:/system.slice/a:b.service";
+        assert_eq!(SYSTEMD.path_in(line), Some(&b"/system.slice/a:b.service"[..]));
+        assert_eq!(UNIFIED.path_in(line), None);
+        assert_eq!(UNIFIED.path_in(b"0::/a"), Some(&b"/a"[..]));
+        assert_eq!(SYSTEMD.path_in(b"8:pids:/name=systemd:/a"), None);
+        assert_eq!(SYSTEMD.path_in(b""), None);
     }
 
     #[test]

@@ -17,9 +17,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::cgroup::CgroupTree;
+use super::degraded;
 use super::executable::{Executables, MAPS_BYTES, Question};
 use super::memory::Memory;
-use super::process_dir::{Image, ProcessDir};
+use super::process_dir::{Image, ProcessDir, SYSTEMD};
 use super::{CgroupPath, Process};
 
 /// How many bytes of a command line are kept.
@@ -78,18 +79,22 @@ impl ProcessTable {
         })
     }
 
-    /// Every process of the unit that visibly holds the socket. Empty if none does.
-    pub fn holders(&mut self, tree: &CgroupTree, search: &Search<'_>) -> io::Result<Vec<Process>> {
+    /// Every process of the unit that visibly holds the socket. Empty if none does. Where units are named elsewhere than in
+    /// the tree, a socket that is stamped with its root may be held by any process of the host.
+    pub fn holders(&mut self, tree: Option<&CgroupTree>, search: &Search<'_>) -> io::Result<Vec<Process>> {
         let socket = format!("socket:[{}]", search.inode).into_bytes();
-        let pids = if search.decisive {
-            tree.processes_below(&search.cgroup.unit(), PROCESS_LIMIT)?
-        } else {
-            tree.processes(search.cgroup, PROCESS_LIMIT)?
+        let everywhere = search.decisive && search.cgroup.is_root();
+        let pids = match tree {
+            _ if everywhere => degraded::all_processes()?,
+            None => return Err(io::ErrorKind::Unsupported.into()),
+            Some(tree) if search.decisive => tree.processes_below(&search.cgroup.unit(), PROCESS_LIMIT)?,
+            Some(tree) => tree.processes(search.cgroup, PROCESS_LIMIT)?,
         };
+        let find = if everywhere { degraded::find } else { ProcessDir::find };
         let mut holders = Vec::new();
         for pid in pids {
             let Some(dir) = ProcessDir::open(pid)? else { continue };
-            let Some(mut place) = dir.find(&socket, search.until)? else { continue };
+            let Some(mut place) = find(&dir, &socket, search.until)? else { continue };
             loop {
                 let process = self.identity(pid, &dir, search)?;
                 // Identity was read while it held the socket, or is read again: a process that becomes another closes,
@@ -121,7 +126,10 @@ impl ProcessTable {
     pub fn who(&mut self, pid: u32, digest: bool, until: Instant) -> Option<(u32, CgroupPath, Process)> {
         let dir = ProcessDir::open(pid).ok()??;
         let (_, uid) = dir.status().ok()??.uids;
-        let cgroup = dir.cgroup().ok()??;
+        let cgroup = match dir.cgroup().ok()? {
+            Some(cgroup) if !cgroup.is_root() => cgroup,
+            root => dir.cgroup_of(SYSTEMD).ok()?.or(root)?,
+        };
         let search = Search { cgroup: &cgroup, inode: 0, uid, digest, decisive: false, until };
         let process = self.identity(pid, &dir, &search).ok()??;
         Some((uid, cgroup, process))

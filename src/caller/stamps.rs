@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{
-    AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_RECV, TCP_TIME_WAIT,
+    AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT,
 };
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla,
@@ -77,8 +77,8 @@ fn fold(addr: SocketAddr) -> SocketAddr {
 pub struct RawStamps {
     /// The creator's user id.
     pub uid: u32,
-    /// The id of the cgroup in which the socket was created.
-    pub cgroup_id: u64,
+    /// The id of the cgroup in which the socket was created; `None` from a kernel that does not tell.
+    pub cgroup_id: Option<u64>,
     /// The socket's inode number.
     pub inode: u32,
     /// The socket's cookie.
@@ -178,7 +178,9 @@ pub(crate) fn judge(flow: Flow, answer: &InetResponse) -> Result<RawStamps, Why>
     let header = &answer.header;
     match header.state {
         TCP_LISTEN => return Err(Why::Listener),
-        TCP_SYN_RECV | TCP_TIME_WAIT => return Err(Why::State),
+        // A client whose connection was accepted has sent more than its SYN: what has not is a twin, bound to the same port
+        // beside a socket that is bound to the interface.
+        TCP_SYN_SENT | TCP_SYN_RECV | TCP_TIME_WAIT => return Err(Why::State),
         _ => {}
     }
     let id = &header.socket_id;
@@ -191,13 +193,11 @@ pub(crate) fn judge(flow: Flow, answer: &InetResponse) -> Result<RawStamps, Why>
     if header.inode == 0 {
         return Err(Why::Orphan);
     }
-    let cgroup_id = cgroup_id(answer).ok_or(Why::NoCgroup)?;
-    Ok(RawStamps { uid: header.uid, cgroup_id, inode: header.inode, cookie: u64::from_ne_bytes(id.cookie) })
+    let (cgroup_id, cookie) = (cgroup_id(answer), u64::from_ne_bytes(id.cookie));
+    Ok(RawStamps { uid: header.uid, cgroup_id, inode: header.inode, cookie })
 }
 
-/// The cgroup id, unless it is absent or 0. The root cgroup's id is 1, which older kernels also report for every
-/// socket where `net_cls` or `net_prio` took the field over (kernel commit 6e3a401fc8af): harmless, because no unit
-/// is the root cgroup.
+/// The cgroup id, unless it is absent or 0. That of the root ([`super::cgroup::ROOT`]) names no unit.
 fn cgroup_id(answer: &InetResponse) -> Option<u64> {
     answer.nlas.iter().find_map(|nla| {
         let Nla::Other(attribute) = nla else { return None };
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn an_exact_answer_is_believed() {
         let stamps = judge(flow(), &answer()).unwrap();
-        assert_eq!(stamps, RawStamps { uid: 33, cgroup_id: 99, inode: 4711, cookie: 7 });
+        assert_eq!(stamps, RawStamps { uid: 33, cgroup_id: Some(99), inode: 4711, cookie: 7 });
     }
 
     #[test]
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn half_open_and_dying_sockets_are_not_believed() {
-        for state in [TCP_SYN_RECV, TCP_TIME_WAIT] {
+        for state in [TCP_SYN_SENT, TCP_SYN_RECV, TCP_TIME_WAIT] {
             let mut dying = answer();
             dying.header.state = state;
             assert_eq!(judge(flow(), &dying), Err(Why::State));
@@ -301,13 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_usable_cgroup_there_are_no_stamps() {
+    fn without_a_usable_cgroup_the_stamps_name_none() {
         let mut none = answer();
         none.nlas.clear();
-        assert_eq!(judge(flow(), &none), Err(Why::NoCgroup));
+        assert_eq!(judge(flow(), &none).unwrap().cgroup_id, None);
         let mut zero = answer();
         zero.nlas = [Nla::Other(DefaultNla::new(CGROUP_ID, vec![0; 8]))].into_iter().collect();
-        assert_eq!(judge(flow(), &zero), Err(Why::NoCgroup));
+        assert_eq!(judge(flow(), &zero).unwrap().cgroup_id, None);
     }
 
     #[test]
@@ -317,10 +317,7 @@ mod tests {
         let client = TcpStream::connect(server).unwrap();
         let flow = Flow::new(client.local_addr().unwrap(), server);
         let mut diag = SockDiag::open().unwrap();
-        match diag.stamps(flow) {
-            Ok(stamps) => assert_eq!(stamps.uid, nix::unistd::getuid().as_raw()),
-            Err(why) => assert_eq!(why, Why::NoCgroup), // a process in the root cgroup of an old kernel
-        }
+        assert_eq!(diag.stamps(flow).unwrap().uid, nix::unistd::getuid().as_raw());
         // A port that only a listener has: the kernel offers the listener, which is not a client.
         let nobody = Flow::new(server, "127.0.0.1:9".parse().unwrap());
         assert!(matches!(diag.stamps(nobody), Err(Why::Listener | Why::NoSocket)));

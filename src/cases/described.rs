@@ -20,6 +20,9 @@ pub struct Described {
     /// It is in another network namespace, behind an interface of `[containers]`.
     #[serde(default)]
     pub container: bool,
+    /// Only processes tell its unit, as on hosts of cgroup v1.
+    #[serde(default)]
+    pub degraded: bool,
     /// The code of the reason why nothing is known of the caller.
     pub unattributed: Option<String>,
     /// What each process that holds the socket runs; an empty string is a file whose name proves nothing.
@@ -52,14 +55,12 @@ impl Described {
     /// The caller.
     pub fn caller(&self, accounts: &Accounts) -> Result<Caller, DescriptionError> {
         let uid = self.uid(accounts)?;
-        let attribution = match &self.unattributed {
-            Some(code) => Attribution::Unattributed(why(code)?),
-            None => Attribution::Stamped(Stamps {
-                uid,
-                cgroup: Cgroup { id: 1, path: self.path(uid)? },
-                inode: 1,
-                cookie: 1,
-            }),
+        let attribution = if let Some(code) = &self.unattributed {
+            Attribution::Unattributed(why(code)?)
+        } else {
+            let cgroup = Cgroup { id: 1, path: self.path(uid)? };
+            let stamps = Stamps { uid, cgroup, inode: 1, cookie: 1 };
+            if self.degraded { Attribution::Degraded(stamps) } else { Attribution::Stamped(stamps) }
         };
         let processes = match &self.exe {
             Some(files) => Processes::Holders(files.iter().map(|file| self.process(file, uid)).collect()),

@@ -121,13 +121,14 @@ fn live(pid: u32, policy: &Policy) -> anyhow::Result<Caller> {
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
     let uid: u32 = uids.split_whitespace().nth(3).and_then(|uid| uid.parse().ok()).ok_or_else(gone)?;
     let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|_| gone())?;
-    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::")).and_then(CgroupPath::new);
-    let path = path.ok_or_else(|| {
-        anyhow!(Complaint::new(
-            Exit::Software,
-            format!("process {pid} has no cgroup of the unified hierarchy")
-        ))
-    })?;
+    let unified = cgroups.lines().find_map(|line| line.strip_prefix("0::")).and_then(CgroupPath::new);
+    // Where the kernel names no unit, systemd's own hierarchy of cgroup v1 does.
+    let v1 = cgroups.lines().find_map(|line| line.split_once(":name=systemd:"));
+    let v1 = v1.and_then(|(_, path)| CgroupPath::new(path)).filter(|path| !path.is_root());
+    let is_degraded = unified.as_ref().is_none_or(CgroupPath::is_root) && v1.is_some();
+    let path = if is_degraded { v1 } else { unified };
+    let path = path
+        .ok_or_else(|| anyhow!(Complaint::new(Exit::Software, format!("process {pid} is in no cgroup"))))?;
     let known = policy.executables().filter(|path| !path.contains('*')).map(PathBuf::from).collect();
     let mut table = ProcessTable::new(known).context("/proc/self cannot be read")?;
     let search = Search {
@@ -143,7 +144,8 @@ fn live(pid: u32, policy: &Policy) -> anyhow::Result<Caller> {
         None => Processes::Unknown,
     };
     let cgroup = Cgroup { id: 1, path: path.clone() };
-    let attribution = Attribution::Stamped(Stamps { uid, cgroup, inode: 1, cookie: 1 });
+    let stamps = Stamps { uid, cgroup, inode: 1, cookie: 1 };
+    let attribution = if is_degraded { Attribution::Degraded(stamps) } else { Attribution::Stamped(stamps) };
     Ok(Caller { origin: origin(pid), attribution, processes })
 }
 

@@ -114,6 +114,12 @@ fn show(snapshot: &Snapshot, on_disk: Option<&str>, out: &mut impl Write) -> any
     let redirect =
         format!("{is} {since}; changed by others {} times, {} failures", redirect.tampered, redirect.failed);
     table.row(["redirect", &redirect]);
+    for agent in &snapshot.redirect.node_agents {
+        table.row(["node agent", agent]);
+    }
+    if snapshot.degraded {
+        table.row(["platform", "degraded: the kernel names no units here (cgroup v1)"]);
+    }
     let guard = format!(
         "imds-guard {}, up for {}; {} of {} threads answer",
         snapshot.version,
@@ -169,7 +175,7 @@ fn connections(snapshot: &Snapshot) -> String {
     let connections = &snapshot.connections;
     let (mut known, mut unknown) = (0, 0);
     for (attribution, count) in &connections.by_attribution {
-        *(if attribution == "stamped" { &mut known } else { &mut unknown }) += count;
+        *(if ["stamped", "degraded"].contains(&&**attribution) { &mut known } else { &mut unknown }) += count;
     }
     format!(
         "{} open; {} of known callers, {} of unknown ones, {} reset for want of room",

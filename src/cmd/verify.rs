@@ -1,12 +1,14 @@
 //! `imds-guard verify`: is this machine guarded; will this image be?
 
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::Exit;
 use crate::cli::VerifyArgs;
 use crate::keeper::bundle::Bundle;
 use crate::keeper::files::Trust;
+use crate::keeper::node_agents;
 use crate::keeper::plan::wanted_by;
 use crate::policy::Compiled;
 use crate::redirect::apply::{self, Nft};
@@ -36,6 +38,7 @@ fn of_machine(config: &Path) -> anyhow::Result<Report> {
     let wanted = wanted_by(&policy)?;
     let mut findings = vec![rules(&wanted)];
     findings.extend(reach::endpoints(&wanted));
+    findings.extend(node_agents(&wanted));
     Ok(Report::of(findings, None))
 }
 
@@ -57,6 +60,17 @@ fn rules(wanted: &Wanted) -> Finding {
             .help("systemctl status imds-guard"),
         Err(error) => Finding::new(CHECK, Status::Wrong, error.to_string()),
     }
+}
+
+/// What agents of this node lead to themselves: of containers, that is left to them.
+fn node_agents(wanted: &Wanted) -> Vec<Finding> {
+    let Ok(nft) = Nft::find() else { return Vec::new() };
+    if !nix::unistd::getuid().is_root() {
+        return Vec::new();
+    }
+    let endpoints: Vec<IpAddr> = wanted.doors.iter().map(|door| door.endpoint.addr).collect();
+    let found = node_agents::found(&nft, &endpoints).into_iter();
+    found.map(|agent| Finding::new("node-agent", Status::Ok, agent)).collect()
 }
 
 fn of_image(args: &VerifyArgs) -> Report {

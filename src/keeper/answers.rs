@@ -5,7 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::caller::cgroup::CgroupTree;
+use crate::caller::cgroup::{self, CgroupTree};
+use crate::caller::degraded;
 use crate::caller::namespaces::{self, Namespaces};
 use crate::caller::processes::{ProcessTable, Search};
 use crate::caller::stamps::Flow;
@@ -18,11 +19,16 @@ use super::protocol::{Answer, Question};
 const DECISIVE_PATIENCE: Duration = Duration::from_millis(100);
 const LOG_PATIENCE: Duration = Duration::from_millis(10);
 
+/// The same where all processes of the host have to be searched.
+const HOST_PATIENCE: Duration = Duration::from_millis(300);
+
 /// The keeper's view of the cgroup tree and of procfs.
 #[derive(Debug)]
 pub struct Oracle {
     tree: Option<CgroupTree>,
     paths: HashMap<u64, CgroupPath>,
+    /// Whether this host names units in a hierarchy of cgroup v1.
+    has_v1_units: bool,
     processes: ProcessTable,
     /// Only where containers are configured.
     namespaces: Option<Namespaces>,
@@ -36,7 +42,8 @@ impl Oracle {
             .inspect_err(|error| tracing::warn!(%error, "callers have no cgroup here"))
             .ok();
         let namespaces = with_containers.then(Namespaces::new).transpose()?;
-        Ok(Self { tree, paths: HashMap::new(), processes: ProcessTable::new(executables)?, namespaces })
+        let (processes, has_v1_units) = (ProcessTable::new(executables)?, degraded::has_v1_units());
+        Ok(Self { tree, paths: HashMap::new(), has_v1_units, processes, namespaces })
     }
 
     /// Knows executables by these paths from now on. What it knows of cgroups stays: a keeper that runs may no longer
@@ -62,7 +69,13 @@ impl Oracle {
                 Answer::CgroupPath(self.path(id).map(|path| path.as_str().to_owned()))
             }
             Question::Holders { cgroup_id, inode, uid, digest, decisive } => {
-                let patience = if decisive { DECISIVE_PATIENCE } else { LOG_PATIENCE };
+                let patience = if !decisive {
+                    LOG_PATIENCE
+                } else if cgroup_id == cgroup::ROOT {
+                    HOST_PATIENCE
+                } else {
+                    DECISIVE_PATIENCE
+                };
                 let until = Instant::now() + patience;
                 Answer::Holders(self.holders(cgroup_id, &|cgroup| Search {
                     cgroup,
@@ -72,6 +85,12 @@ impl Oracle {
                     decisive,
                     until,
                 }))
+            }
+            Question::PlaceOfHolders { inode } => {
+                let until = Instant::now() + HOST_PATIENCE;
+                let place =
+                    if self.has_v1_units { degraded::place_of_holders(inode, until) } else { Ok(None) };
+                Answer::CgroupPath(place.ok().flatten().map(|path| path.as_str().to_owned()))
             }
             Question::Foreign { client, original } => match &mut self.namespaces {
                 Some(namespaces) => Answer::Foreign(namespaces.stamps(Flow::new(client, original))),
@@ -103,7 +122,9 @@ impl Oracle {
         cgroup_id: u64,
         search: &dyn Fn(&CgroupPath) -> Search<'_>,
     ) -> Option<Vec<Process>> {
-        let cgroup = self.path(cgroup_id)?;
-        self.processes.holders(self.tree.as_ref()?, &search(&cgroup)).ok()
+        // The root has its path also where no tree is to be seen.
+        let root = CgroupPath::new("/").filter(|_| cgroup_id == cgroup::ROOT);
+        let cgroup = root.or_else(|| self.path(cgroup_id))?;
+        self.processes.holders(self.tree.as_ref(), &search(&cgroup)).ok()
     }
 }

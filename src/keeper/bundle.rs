@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::caller::degraded;
 use crate::cloud::Catalogue;
 use crate::hex;
 use crate::policy::{Accounts, CanaryFile, Compiled, Context, Diagnostic, Policy, Source};
@@ -31,6 +32,8 @@ pub struct Bundle {
     certificates: Option<Certificates>,
     uplinks: Vec<String>,
     canaries: CanaryFile,
+    #[serde(default)]
+    degraded: bool,
 }
 
 impl Bundle {
@@ -52,6 +55,7 @@ impl Bundle {
             group,
             detected: Vec::new(),
             uplinks: Vec::new(),
+            degraded: false,
             certificates: None,
             canaries: CanaryFile::NotRead,
         })
@@ -61,8 +65,9 @@ impl Bundle {
     fn here(files: Vec<(String, String)>) -> Self {
         let (passwd, group) = host::accounts();
         let detected = Catalogue::detect(&host::dmi()).into_iter().map(str::to_owned).collect();
-        let uplinks = host::uplinks();
-        Self { files, passwd, group, detected, uplinks, certificates: None, canaries: CanaryFile::NotRead }
+        let (uplinks, degraded) = (host::uplinks(), degraded::is_degraded_host());
+        let (certificates, canaries) = (None, CanaryFile::NotRead);
+        Self { files, passwd, group, detected, certificates, uplinks, canaries, degraded }
     }
 
     /// Takes in the certificates that its policy needs, as they are now.
@@ -124,6 +129,7 @@ impl Bundle {
             detected: self.detected.clone(),
             uplinks: self.uplinks.clone(),
             canaries: self.canaries.clone(),
+            degraded: self.degraded,
         }
     }
 
@@ -170,6 +176,7 @@ mod tests {
             certificates: None,
             uplinks: Vec::new(),
             canaries: CanaryFile::NotRead,
+            degraded: false,
         };
         let one = bundle(&[("/etc/imds-guard/policy.toml", "mode = \"audit\"")]).version();
         assert_eq!(one, bundle(&[("policy.toml", "mode = \"audit\"")]).version());
@@ -203,6 +210,7 @@ mod tests {
             certificates: Some(Certificates { roots: None, client: Some("a key".into()) }),
             uplinks: vec!["ens5".into()],
             canaries: CanaryFile::Text(Canaried("[gcp]".into())),
+            degraded: false,
         };
         let sealed = bundle.seal().unwrap();
         let mut writer = File::from(sealed.try_clone().unwrap());

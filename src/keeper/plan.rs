@@ -1,5 +1,7 @@
 //! What a policy asks of the keeper: whom the proxy becomes, which redirect is wanted.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,8 +83,16 @@ pub(super) fn guests(policy: &Policy, doors: Vec<Led>) -> Option<Guests> {
     Some(Guests {
         interfaces: containers.interfaces.clone(),
         uplinks: host::uplinks(),
+        own: own_addresses(policy.catalogue()),
         doors: judged.then_some(doors),
     })
+}
+
+/// Endpoints' addresses that are this host's own. Where they cannot be read there are none, and more is judged.
+pub(super) fn own_addresses(catalogue: &Catalogue) -> Vec<IpAddr> {
+    let own = interfaces::addresses().unwrap_or_default();
+    let addresses: BTreeSet<IpAddr> = catalogue.endpoints().iter().map(|endpoint| endpoint.addr).collect();
+    addresses.intersection(&own).copied().collect()
 }
 
 /// The redirect that a policy asks for, with these listeners.

@@ -36,6 +36,11 @@ pub enum Question {
         /// The cgroup's id.
         id: u64,
     },
+    /// Where the processes of this host are that hold this socket, by a hierarchy of cgroup v1; answered as a path.
+    PlaceOfHolders {
+        /// The socket's inode number.
+        inode: u32,
+    },
     /// The processes of this cgroup that hold this socket.
     Holders {
         /// The id of the cgroup in which the socket was created.
@@ -86,6 +91,7 @@ impl Question {
             Self::Holders { cgroup_id, inode, uid, digest, decisive } => {
                 (2, cgroup_id, inode, uid, u32::from(digest) | u32::from(decisive) << 1)
             }
+            Self::PlaceOfHolders { inode } => (8, 0, inode, 0, 0),
             Self::Ready => (3, 0, 0, 0, 0),
             Self::Alive => (6, 0, 0, 0, 0),
             Self::Reloaded { count } => (4, count, 0, 0, 0),
@@ -117,6 +123,7 @@ impl Question {
                 digest: flag & 1 != 0,
                 decisive: flag & 2 != 0,
             },
+            (8, 0) => Self::PlaceOfHolders { inode: first },
             (3, 0) => Self::Ready,
             (6, 0) => Self::Alive,
             (4, 0) => Self::Reloaded { count: wide },
@@ -313,6 +320,7 @@ mod tests {
     fn question() -> impl Strategy<Value = Question> {
         prop_oneof![
             any::<u64>().prop_map(|id| Question::CgroupPath { id }),
+            any::<u32>().prop_map(|inode| Question::PlaceOfHolders { inode }),
             any::<(u64, u32, u32, bool, bool)>().prop_map(|(cgroup_id, inode, uid, digest, decisive)| {
                 Question::Holders { cgroup_id, inode, uid, digest, decisive }
             }),

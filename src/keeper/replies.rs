@@ -18,11 +18,19 @@ use super::upstream;
 /// How long the proxy may take to become ready.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How many questions of one worker are answered before the next worker's turn.
+const QUESTIONS_PER_TURN: usize = 16;
+
+/// Answers what one worker asks, up to a bound; whether it has asked anything.
+pub(super) fn answer_some(channel: &OwnedFd, proxy: Peer, policy: &Policy, oracle: &mut Oracle) -> bool {
+    (0..QUESTIONS_PER_TURN).take_while(|_| answer_next(channel, proxy, policy, oracle)).count() > 0
+}
+
 /// Answers the next question of one worker, if it has asked any; whether it has.
 ///
 /// Whatever comes is answered, if only with [`Answer::Refused`]: what is no question, and what somebody else than the proxy
 /// has sent.
-pub(super) fn answer_next(channel: &OwnedFd, proxy: Peer, policy: &Policy, oracle: &mut Oracle) -> bool {
+fn answer_next(channel: &OwnedFd, proxy: Peer, policy: &Policy, oracle: &mut Oracle) -> bool {
     let mut message = [0; QUESTION_BYTES + 1];
     let Ok((length, sender)) = protocol::receive_from(channel, &mut message) else { return false };
     if length == 0 {
@@ -183,7 +191,7 @@ mod tests {
                 let length = if sent % 2 == 0 { QUESTION_BYTES } else { 1 + at % (2 * QUESTION_BYTES - 1) };
                 let mut message = pool[at..at + length].to_vec();
                 if sent % 5 == 0 && length > 4 {
-                    let kind = u32::from(message[4] % 8);
+                    let kind = u32::from(message[4] % 9);
                     message[..4].copy_from_slice(&kind.to_le_bytes());
                 }
                 if sent % QUESTIONS == 0 {
@@ -205,6 +213,19 @@ mod tests {
         let question = Question::CgroupPath { id: u64::MAX };
         let reply = keeper.answer(&question.encode(77), Keeper::myself());
         assert_eq!(reply, Reply { number: 77, answer: Answer::CgroupPath(None) }, "it still answers");
+    }
+
+    #[test]
+    fn a_worker_that_asks_without_end_waits_for_the_others_turn() {
+        let mut keeper = Keeper::new();
+        let question = Question::Ready.encode(1);
+        while protocol::send(&keeper.far, &question, &[]).is_ok() {}
+        assert!(answer_some(&keeper.near, Keeper::myself(), &keeper.policy, &mut keeper.oracle));
+        let (mut buffer, mut answered) = (vec![0; MESSAGE_BYTES], 0);
+        while protocol::receive(&keeper.far, &mut buffer, RecvFlags::DONTWAIT).is_ok() {
+            answered += 1;
+        }
+        assert_eq!(answered, QUESTIONS_PER_TURN);
     }
 
     #[test]

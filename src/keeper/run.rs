@@ -4,7 +4,7 @@
 //! that cannot work changes nothing.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use rustix::net::RecvFlags;
 use sd_notify::NotifyState;
 
 use crate::audit::Destination;
+use crate::caller::degraded;
 use crate::cloud::Endpoint;
 use crate::observe::{Health, Moment};
 use crate::policy::Policy;
@@ -32,7 +33,8 @@ use super::error::{KeeperError, report};
 use super::files::{self, Trust};
 use super::guestbook::Guestbook;
 use super::hints::Hints;
-use super::plan::{beat_period, compile, doors, executables, guests, role, wanted};
+use super::node_agents::NodeAgents;
+use super::plan::{beat_period, compile, doors, executables, guests, own_addresses, role, wanted};
 use super::protocol::{self, QUESTION_BYTES};
 use super::proxy::ProxyProcess;
 use super::rotation::Rotor;
@@ -49,9 +51,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How many beats a worker may miss.
 const SILENT_PERIODS: u32 = 3;
-
-/// How many questions of one worker are answered before the next worker's turn.
-const QUESTIONS_PER_TURN: usize = 16;
 
 /// Runs the guard until it is told to stop.
 pub fn run(config: &Path, state: State) -> Result<(), KeeperError> {
@@ -114,6 +113,7 @@ struct Keeper {
     wanted: Wanted,
     loaded: Option<Loaded>,
     hints: Hints,
+    node_agents: NodeAgents,
 }
 
 impl Keeper {
@@ -175,10 +175,20 @@ impl Keeper {
         let hints = Hints::start(&policy, &mut log);
         privileges::keep_only_what_is_needed(guest_doors.is_some())?;
         let is_outdated = stand_in.is_some();
-        let health = Health { in_place: true, since: Moment::now(), is_outdated, ..Health::default() };
+        let degraded = degraded::is_degraded_host();
+        if degraded {
+            tell(
+                &mut log,
+                "degraded",
+                "cgroup v1 alone: the kernel names no units here, and what processes say of them counts for less",
+            );
+        }
+        let health =
+            Health { in_place: true, since: Moment::now(), is_outdated, degraded, ..Health::default() };
         let guestbook = Guestbook::new(guest_doors);
         Ok(Self {
             hints,
+            node_agents: NodeAgents::new(),
             config: config.to_owned(),
             signals,
             state,
@@ -206,7 +216,7 @@ impl Keeper {
 
     fn keep(mut self) -> Result<(), KeeperError> {
         let watchdog = beat_period();
-        self.proxy.tell_health(self.health);
+        self.proxy.tell_health(self.health.clone());
         notify(&[NotifyState::Ready, NotifyState::Status(&self.status())]);
         tracing::info!(mode = ?self.policy.mode(), endpoints = self.wanted.doors.len(), "guarding");
         let mut beat = Instant::now();
@@ -236,6 +246,7 @@ impl Keeper {
                 return self.after_the_proxy();
             }
             self.rotate_if_large();
+            self.see_to_node_agents();
             self.hints.tell(&self.policy, &mut self.oracle, &mut self.log);
             if events.addresses {
                 self.follow_addresses();
@@ -244,6 +255,7 @@ impl Keeper {
                 self.renew_certificates();
             }
             if events.rules && self.watch.drain() {
+                self.node_agents.may_have_changed();
                 self.mend();
             }
             if events.signal && self.handle_signals() {
@@ -267,7 +279,14 @@ impl Keeper {
         polled.extend(files.into_iter().flatten().map(|wake| PollFd::from_borrowed_fd(wake, PollFlags::IN)));
         let retry = self.loaded.is_none().then_some(RETRY);
         let look = self.rotation.as_ref().and_then(Rotor::next_look);
-        let periods = [watchdog, retry, look, self.certificates.period(), self.guestbook.next_turn()];
+        let periods = [
+            watchdog,
+            retry,
+            look,
+            self.certificates.period(),
+            self.guestbook.next_turn(),
+            self.node_agents.next_turn(),
+        ];
         let timeout = periods.into_iter().flatten().min().map(|period| Timespec {
             tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: period.subsec_nanos().into(),
@@ -294,10 +313,7 @@ impl Keeper {
     /// Answers what the workers ask, each worker in its turn.
     fn answer_questions(&mut self) {
         for (channel, heard) in self.proxy.questions().iter().zip(&mut self.heard) {
-            for _ in 0..QUESTIONS_PER_TURN {
-                if !replies::answer_next(channel, self.proxy.peer(), &self.policy, &mut self.oracle) {
-                    break;
-                }
+            if replies::answer_some(channel, self.proxy.peer(), &self.policy, &mut self.oracle) {
                 *heard = Instant::now();
             }
         }
@@ -306,6 +322,7 @@ impl Keeper {
     /// Leads connections to the interfaces' present addresses, and none from an interface that has become an uplink.
     fn follow_addresses(&mut self) {
         self.addresses.drain();
+        self.node_agents.may_have_changed();
         let before = (self.wanted.interfaces.clone(), self.wanted.guests.clone());
         match interfaces::read() {
             Ok(now) if now != self.wanted.interfaces => {
@@ -326,6 +343,7 @@ impl Keeper {
                 .cloned()
                 .collect();
             guests.uplinks = uplinks;
+            guests.own = own_addresses(self.policy.catalogue());
         }
         for name in odd {
             self.tell(
@@ -350,6 +368,24 @@ impl Keeper {
             self.tell_counted();
         }
         self.guestbook.plan(review, is_counting);
+    }
+
+    /// Tells of agents of this node that have come or gone.
+    fn see_to_node_agents(&mut self) {
+        let endpoints: Vec<IpAddr> = self.wanted.doors.iter().map(|door| door.endpoint.addr).collect();
+        let change = self.node_agents.turn(&self.nft, &endpoints);
+        for (reason, agents) in [("node-agent", &change.came), ("node-agent-gone", &change.went)] {
+            for agent in agents {
+                tracing::info!(reason, "{agent}");
+                if let Err(error) = self.log.append_notice(reason, agent) {
+                    tracing::error!(%error, reason, "an event of the guard's own could not be written");
+                }
+            }
+        }
+        if !change.came.is_empty() || !change.went.is_empty() {
+            self.health.node_agents = self.node_agents.all();
+            self.proxy.tell_health(self.health.clone());
+        }
     }
 
     /// Tells how many connections of containers passed uncaught since the last time.
@@ -430,7 +466,7 @@ impl Keeper {
             self.health.since = Moment::now();
         }
         self.health.in_place = in_place;
-        self.proxy.tell_health(self.health);
+        self.proxy.tell_health(self.health.clone());
     }
 
     /// Takes all waiting signals; whether one of them means to stop.
@@ -455,7 +491,7 @@ impl Keeper {
         let reloaded = self.try_reload();
         self.health.is_outdated = reloaded.is_err();
         self.health.refused_reloads += u64::from(reloaded.is_err());
-        self.proxy.tell_health(self.health);
+        self.proxy.tell_health(self.health.clone());
         match reloaded {
             Ok(()) => tracing::info!(mode = ?self.policy.mode(), "the policy was reloaded"),
             Err(error) => {

@@ -193,10 +193,7 @@ impl Counters {
     pub fn connected(&self, attribution: &Attribution, took: Duration) {
         let tally = &mut self.0.borrow_mut().tally;
         tally.attribution.add(took);
-        let code = match attribution {
-            Attribution::Stamped(_) => "stamped",
-            Attribution::Unattributed(why) => why.code(),
-        };
+        let code = attribution.code();
         match tally.attributions.iter_mut().find(|(known, _)| *known == code) {
             Some((_, count)) => *count += 1,
             None => tally.attributions.push((code, 1)),
@@ -349,14 +346,18 @@ impl Inner {
     /// out those that matter.
     fn caller(&mut self, who: &Attribution) -> usize {
         let key = match who {
-            Attribution::Stamped(stamps) => Key::Stamped(stamps.uid, stamps.cgroup.id),
+            Attribution::Stamped(stamps) | Attribution::Degraded(stamps) => {
+                Key::Stamped(stamps.uid, stamps.cgroup.id)
+            }
             Attribution::Unattributed(why) => Key::Unattributed(why.code()),
         };
         if let Some(at) = self.callers.get(&key) {
             return *at;
         }
         let (uid, home) = match who {
-            Attribution::Stamped(stamps) => (Some(stamps.uid), stamps.cgroup.path.as_str()),
+            Attribution::Stamped(stamps) | Attribution::Degraded(stamps) => {
+                (Some(stamps.uid), stamps.cgroup.path.as_str())
+            }
             Attribution::Unattributed(why) => (None, why.code()),
         };
         let fresh = Caller { who: Who { uid, home: home.into() }, ..Caller::default() };

@@ -18,7 +18,7 @@ pub const SCHEMA: u32 = 1;
 const TOP: usize = 20;
 
 /// What the keeper knows and the proxy does not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// Whether the redirect is loaded, as far as the keeper has been told.
     pub in_place: bool,
@@ -33,6 +33,12 @@ pub struct Health {
     /// Whether the policy in force is older than the files, because those are wrong: the last reload was refused, or the
     /// guard started by the last good policy.
     pub is_outdated: bool,
+    /// Whether the kernel names no units here (cgroup v1 alone).
+    #[serde(default)]
+    pub degraded: bool,
+    /// What leads an endpoint's address to an agent of this node, one line each.
+    #[serde(default)]
+    pub node_agents: Vec<String>,
 }
 
 /// The policy in force.
@@ -63,6 +69,9 @@ pub struct RedirectState {
     pub tampered: u64,
     /// How often it could not be loaded.
     pub failed: u64,
+    /// What leads an endpoint's address to an agent of this node, one line each: what it takes from containers is left to it.
+    #[serde(default)]
+    pub node_agents: Vec<String>,
 }
 
 /// One endpoint of the service, as its traffic shows it: the guard asks nothing of its own.
@@ -191,6 +200,9 @@ pub struct Snapshot {
     pub policy: PolicyState,
     /// The redirect.
     pub redirect: RedirectState,
+    /// Whether the kernel names no units here (cgroup v1 alone).
+    #[serde(default)]
+    pub degraded: bool,
     /// The service's endpoints.
     pub endpoints: Vec<EndpointState>,
     /// Client connections.
@@ -272,7 +284,9 @@ impl Snapshot {
                 since: health.since,
                 tampered: health.tampered,
                 failed: health.failed,
+                node_agents: health.node_agents.clone(),
             },
+            degraded: health.degraded,
             endpoints: endpoints(&facts.endpoints, tallies),
             connections: connections(facts.open_connections, tallies),
             decisions: decisions(tallies),

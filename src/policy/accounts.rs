@@ -18,6 +18,8 @@ pub struct Context {
     pub uplinks: Vec<String>,
     /// The file of canaries that `[guard] decoys` names.
     pub canaries: CanaryFile,
+    /// Whether its kernel names no units (see [`crate::caller::degraded`]).
+    pub degraded: bool,
 }
 
 /// Users and groups by name.

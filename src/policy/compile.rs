@@ -9,6 +9,7 @@ use super::aggregate::{self, Aggregate};
 use super::containers::{self, Containers};
 use super::decision::Mode;
 use super::decoy::{self, Canaries};
+use super::degraded::{self, Degraded};
 use super::diagnostic::{Diagnostic, Place, Report, did_you_mean};
 use super::index::{AgentIndex, Id, RuleSet};
 use super::rule::Rule;
@@ -24,6 +25,7 @@ use crate::cloud::{Catalogue, Class, Classes, Selection};
 pub struct Policy {
     pub(super) mode: Mode,
     pub(super) aggregate: Aggregate,
+    pub(super) degraded: Degraded,
     settings: Settings,
     selection: Selection,
     catalogue: Catalogue,
@@ -178,6 +180,7 @@ fn build(
     };
     let mode = mode(main, report);
     let aggregate = aggregate::read(main, report);
+    let degraded = degraded::read(main, report);
     let (selection, catalogue) = catalogue(main, documents, context, report);
     let settings = settings::read(main, &context.accounts, report);
     let named = main.guard.as_ref().and_then(|guard| guard.get_ref().decoys.as_ref());
@@ -205,6 +208,7 @@ fn build(
             draft: &draft,
         };
         lint.run(report);
+        degraded::lint(degraded, context.degraded, main, report);
     }
     let programs = draft.agents.iter().filter_map(|drafted| Programs::of(drafted, report)).collect();
     let (rules_for_all, rules_by_uid) = share_out(&mut draft);
@@ -215,6 +219,7 @@ fn build(
     let policy = Policy {
         mode,
         aggregate,
+        degraded,
         settings,
         selection,
         catalogue,

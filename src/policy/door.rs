@@ -75,14 +75,16 @@ impl Policy {
         let agents = || self.agents_of(caller, view);
         let granted =
             agents().fold(self.base(caller), |sum, agent| sum.union(both(agent.allow, agent.ceiling)));
-        let missing = behind_doors().minus(granted);
+        let held_back = self.degraded.held_back(granted, caller);
+        let missing = behind_doors().minus(granted.minus(held_back));
         let agent = agents().next().map(|agent| Arc::clone(&agent.name));
         let denied = self.watches(caller, view).and_then(|id| self.rule(id));
         let standing = match (&caller.attribution, &agent) {
             (Attribution::Unattributed(why), _) => Standing::Unattributed(*why),
-            (Attribution::Stamped(_), Some(_)) => Standing::Agent,
-            (Attribution::Stamped(_), None) if caller.origin == Origin::Container => Standing::Container,
-            (Attribution::Stamped(_), None) => Standing::NoAgent,
+            _ if !held_back.is_empty() => Standing::Degraded,
+            (_, Some(_)) => Standing::Agent,
+            (_, None) if caller.origin == Origin::Container => Standing::Container,
+            (_, None) => Standing::NoAgent,
         };
         let (verdict, reason, mode) = match denied {
             Some(rule) => (Verdict::Deny, Reason::RuleDenies, self.mode_of(rule)),

@@ -131,6 +131,8 @@ impl Policy {
         let touched = touched(asked);
         let sum = self.sum(caller, asked, target, view);
         let granted = sum.base.union(sum.agents.classes()).union(sum.rules.classes());
+        let held_back = self.degraded.held_back(granted, caller);
+        let granted = granted.minus(held_back);
         let withheld = self.withholdable(asked, target).minus(granted);
         let missing = touched.minus(granted);
         let denied_by = match (sum.enforced, sum.recorded) {
@@ -159,7 +161,11 @@ impl Policy {
                 Decision { withheld, mode: self.mode, ..self.allowed(&sum, touched.minus(withheld), caller) }
             }
             None => {
-                let caller = standing(&sum, missing, caller);
+                let caller = if both(missing, held_back).is_empty() {
+                    standing(&sum, missing, caller)
+                } else {
+                    Standing::Degraded
+                };
                 let reason = Reason::NotGranted { missing, caller };
                 self.decision(Verdict::Deny, reason, None, sum.agent, self.mode)
             }
@@ -246,9 +252,9 @@ impl Policy {
     pub(super) fn base(&self, caller: &Caller) -> Classes {
         let container = self.containers.as_ref().map_or(Classes::EMPTY, |containers| containers.allow);
         match (caller.origin, &caller.attribution) {
-            (Origin::Host, Attribution::Stamped(_)) => self.everyone,
+            (Origin::Host, Attribution::Stamped(_) | Attribution::Degraded(_)) => self.everyone,
             (Origin::Host, Attribution::Unattributed(_)) => self.unattributed,
-            (Origin::Container, Attribution::Stamped(_)) => container,
+            (Origin::Container, Attribution::Stamped(_) | Attribution::Degraded(_)) => container,
             (Origin::Container, Attribution::Unattributed(_)) => both(self.unattributed, container),
         }
     }

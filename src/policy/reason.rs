@@ -49,6 +49,8 @@ pub enum Standing {
     Agent,
     /// The caller would be granted it, if its executable were the one that the policy names.
     ExeDoubt(ExeDoubt),
+    /// The caller would be granted it, if the kernel named its unit.
+    Degraded,
     /// The kernel could not say who the caller is.
     Unattributed(Why),
 }
@@ -99,6 +101,7 @@ impl Standing {
             Self::Container => "no-agent-in-container",
             Self::Agent => "agent-lacks-class",
             Self::ExeDoubt(doubt) => doubt.code(),
+            Self::Degraded => "degraded",
             Self::Unattributed(_) => "unattributed",
         }
     }
@@ -155,6 +158,12 @@ impl fmt::Display for Reason {
                 }
                 Standing::Agent => write!(f, "the caller is a listed agent without {missing}"),
                 Standing::ExeDoubt(doubt) => write!(f, "{missing} needs a listed executable: {doubt}"),
+                Standing::Degraded => {
+                    write!(
+                        f,
+                        "only processes tell the caller's unit here (cgroup v1), and {missing} is not granted on that"
+                    )
+                }
                 Standing::Unattributed(why) => {
                     write!(
                         f,

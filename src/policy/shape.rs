@@ -23,6 +23,7 @@ pub(super) struct Document {
     pub(super) v1: Option<Name>,
     pub(super) bind_tokens: Option<Name>,
     pub(super) aggregate: Option<Name>,
+    pub(super) degraded: Option<Name>,
     pub(super) guard: Option<Spanned<GuardTable>>,
     pub(super) everyone: Option<Spanned<GrantTable>>,
     pub(super) unattributed: Option<Spanned<GrantTable>>,
@@ -34,12 +35,13 @@ pub(super) struct Document {
 }
 
 /// What a file may hold at its top level; the flag says whether a drop-in may, too.
-const KEYS: [(&str, bool); 13] = [
+const KEYS: [(&str, bool); 14] = [
     ("mode", false),
     ("cloud", false),
     ("v1", false),
     ("bind-tokens", false),
     ("aggregate", false),
+    ("degraded", false),
     ("guard", false),
     ("unattributed", false),
     ("containers", false),
@@ -101,6 +103,7 @@ fn entry(
         "v1" => document.v1 = one(source, value, report),
         "bind-tokens" => document.bind_tokens = one(source, value, report),
         "aggregate" => document.aggregate = one(source, value, report),
+        "degraded" => document.degraded = one(source, value, report),
         "guard" => document.guard = one(source, value, report),
         "everyone" => document.everyone = one(source, value, report),
         "unattributed" => document.unattributed = one(source, value, report),

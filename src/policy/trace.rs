@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::agent::{Agent, Cgroups, View};
 use super::compile::Policy;
 use super::decision::Mode;
+use super::evaluate::all_classes;
 use super::reason::ExeDoubt;
 use super::rule::{Rule, RuleAction, both};
 use super::session::V1;
@@ -21,6 +22,8 @@ pub struct Trace {
     pub withholdable: Classes,
     /// What `[everyone]`, or of an unattributed caller `[unattributed]`, grants.
     pub base: Classes,
+    /// What is held back of all grants, because only processes tell the caller's unit.
+    pub held_back: Classes,
     /// The agents that the caller is, or would be but for its executable or its user.
     pub agents: Vec<AgentStep>,
     /// The rules that match the request, whether or not they count for this caller.
@@ -85,7 +88,7 @@ impl Trace {
     pub fn granted(&self) -> Classes {
         let agents = self.agents.iter().filter(|step| step.fit == AgentFit::Is).map(|step| step.allow);
         let rules = self.rules.iter().filter(|step| step.counts && !step.denies).map(|step| step.grants);
-        agents.chain(rules).fold(self.base, Classes::union)
+        agents.chain(rules).fold(self.base, Classes::union).minus(self.held_back)
     }
 
     /// A rule on trial is not tried where a part of the answer is withheld: it would let the whole pass.
@@ -113,7 +116,8 @@ impl Policy {
             let rules = self.steps(None, asked, None, (false, true)).collect();
             let v1 = self.v1_trace(caller, asked, View::Actual(&caller.processes));
             let base = self.base(caller);
-            return Trace { touched, withholdable, base, agents: Vec::new(), rules, v1 }.settle_trials(self);
+            let (held_back, agents) = (Classes::EMPTY, Vec::new());
+            return Trace { touched, withholdable, base, held_back, agents, rules, v1 }.settle_trials(self);
         };
         let view = View::Actual(&caller.processes);
         let in_container = caller.origin == Origin::Container || holds_container(stamps.cgroup.path.as_str());
@@ -134,7 +138,8 @@ impl Policy {
         }
         rules.sort_by(|a, b| (b.denies, &a.name).cmp(&(a.denies, &b.name)));
         let v1 = self.v1_trace(caller, asked, view);
-        Trace { touched, withholdable, base: self.base(caller), agents, rules, v1 }.settle_trials(self)
+        let (base, held_back) = (self.base(caller), self.degraded.held_back(all_classes(), caller));
+        Trace { touched, withholdable, base, held_back, agents, rules, v1 }.settle_trials(self)
     }
 
     fn v1_trace(&self, caller: &Caller, asked: &Asked, view: View<'_>) -> Option<V1Trace> {

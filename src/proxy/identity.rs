@@ -10,7 +10,9 @@ use tokio::sync::Notify;
 use crate::audit::event::ProcessSource;
 use crate::caller::namespaces::Found;
 use crate::caller::stamps::{Flow, RawStamps};
-use crate::caller::{Attribution, Caller, Cgroup, CgroupPath, Origin, Process, Processes, Stamps, Why};
+use crate::caller::{
+    Attribution, Caller, Cgroup, CgroupPath, Origin, Process, Processes, Stamps, Why, cgroup, degraded,
+};
 use crate::keeper::protocol::{Answer, Question};
 
 use super::limits::Account;
@@ -96,10 +98,7 @@ impl Identity {
     /// The stamps, if they are known.
     #[must_use]
     pub fn stamps(&self) -> Option<&Stamps> {
-        match &self.attribution {
-            Attribution::Stamped(stamps) => Some(stamps),
-            Attribution::Unattributed(_) => None,
-        }
+        self.attribution.stamps()
     }
 
     /// The caller as the stamps alone tell it.
@@ -115,8 +114,10 @@ impl Identity {
     /// The caller with the processes that hold its socket at this moment: asked anew each time, because what holds
     /// a socket can change between two requests. Who held it at first counts, too.
     pub async fn caller_with_processes(&self, worker: &Worker, digest: bool) -> Caller {
-        let Some(stamps) = self.stamps() else { return self.caller() };
-        let now = holders(worker, stamps, digest, true).await;
+        if self.stamps().is_none() {
+            return self.caller();
+        }
+        let now = holders(worker, &self.attribution, digest, true).await;
         self.learn(now.clone(), ProcessSource::Fresh);
         let processes = with_those_before(now, self.at_first.borrow().as_ref());
         self.caller_held_by(processes)
@@ -127,8 +128,10 @@ impl Identity {
     /// Whoever made the connection is still there. By the time that a request is judged it may have become the agent's
     /// program by exec, with a second reference to the socket where nobody sees it.
     pub async fn look_at_first(&self, worker: &Worker, digest: bool) {
-        let Some(stamps) = self.stamps() else { return };
-        let processes = holders(worker, stamps, digest, true).await;
+        if self.stamps().is_none() {
+            return;
+        }
+        let processes = holders(worker, &self.attribution, digest, true).await;
         self.learn(processes.clone(), ProcessSource::Fresh);
         self.at_first.replace(Some(processes));
     }
@@ -147,9 +150,9 @@ impl Identity {
             return;
         }
         self.lookup.replace(Lookup::Pending(Vec::new()));
-        let (identity, worker, stamps) = (Rc::clone(self), Rc::clone(worker), stamps.clone());
+        let (identity, worker) = (Rc::clone(self), Rc::clone(worker));
         tokio::task::spawn_local(async move {
-            let processes = holders(&worker, &stamps, false, false).await;
+            let processes = holders(&worker, &identity.attribution, false, false).await;
             identity.learn(processes, ProcessSource::Fresh);
         });
     }
@@ -220,19 +223,36 @@ pub async fn foreign_stamps(worker: &Worker, stream: &TcpStream, flow: Flow) -> 
 }
 
 async fn attribute(worker: &Worker, origin: Origin, raw: RawStamps) -> Attribution {
-    match cgroup_path(worker, origin, raw).await {
-        Some(path) => Attribution::Stamped(Stamps {
-            uid: raw.uid,
-            cgroup: Cgroup { id: raw.cgroup_id, path },
-            inode: raw.inode,
-            cookie: raw.cookie,
-        }),
+    let of = |cgroup| Stamps { uid: raw.uid, cgroup, inode: raw.inode, cookie: raw.cookie };
+    let names_no_unit = matches!(raw.cgroup_id, None | Some(cgroup::ROOT));
+    if names_no_unit && let Some(path) = place_of_holders(worker, origin, raw).await {
+        return Attribution::Degraded(of(degraded::cgroup(path)));
+    }
+    let Some(id) = raw.cgroup_id else { return Attribution::Unattributed(Why::NoCgroup) };
+    match cgroup_path(worker, origin, raw.uid, id).await {
+        Some(path) => Attribution::Stamped(of(Cgroup { id, path })),
         None => Attribution::Unattributed(Why::UnknownCgroup),
     }
 }
 
-async fn cgroup_path(worker: &Worker, origin: Origin, raw: RawStamps) -> Option<CgroupPath> {
-    let id = raw.cgroup_id;
+/// Whether the keeper may be asked to search the host for this caller: that takes a while, and a user can make it search all
+/// day.
+fn may_search(worker: &Worker, origin: Origin, uid: u32) -> bool {
+    let is_root = uid == 0 && origin == Origin::Host;
+    is_root || worker.resolutions.take((origin, uid), Instant::now())
+}
+
+/// Where all processes are that hold the socket, on a host that names units in cgroup v1.
+async fn place_of_holders(worker: &Worker, origin: Origin, raw: RawStamps) -> Option<CgroupPath> {
+    if !may_search(worker, origin, raw.uid) {
+        return None;
+    }
+    let question = Question::PlaceOfHolders { inode: raw.inode };
+    let Answer::CgroupPath(Some(path)) = worker.keeper.ask(question).await? else { return None };
+    CgroupPath::new(path)
+}
+
+async fn cgroup_path(worker: &Worker, origin: Origin, uid: u32, id: u64) -> Option<CgroupPath> {
     let remembered = || worker.cgroups.borrow().get(&id).cloned();
     if let Some(path) = remembered() {
         return Some(path);
@@ -242,9 +262,8 @@ async fn cgroup_path(worker: &Worker, origin: Origin, raw: RawStamps) -> Option<
     if let Some(path) = remembered() {
         return Some(path);
     }
-    // The keeper searches the whole tree for a cgroup that it has not met, and a user can make new ones all day.
-    let is_root = raw.uid == 0 && origin == Origin::Host;
-    if !is_root && !worker.resolutions.take((origin, raw.uid), Instant::now()) {
+    // The keeper searches the whole tree for a cgroup that it has not met.
+    if !may_search(worker, origin, uid) {
         return None;
     }
     let Answer::CgroupPath(Some(path)) = worker.keeper.ask(Question::CgroupPath { id }).await? else {
@@ -277,9 +296,11 @@ fn with_those_before(now: Processes, before: Option<&Processes>) -> Processes {
     Processes::Holders(all)
 }
 
-async fn holders(worker: &Worker, stamps: &Stamps, digest: bool, decisive: bool) -> Processes {
-    let Stamps { uid, inode, cgroup, .. } = stamps;
-    let question = Question::Holders { cgroup_id: cgroup.id, inode: *inode, uid: *uid, digest, decisive };
+async fn holders(worker: &Worker, attribution: &Attribution, digest: bool, decisive: bool) -> Processes {
+    let Some(Stamps { uid, inode, cgroup, .. }) = attribution.stamps() else { return Processes::Skipped };
+    let is_degraded = matches!(attribution, Attribution::Degraded(_));
+    let cgroup_id = if is_degraded { cgroup::ROOT } else { cgroup.id };
+    let question = Question::Holders { cgroup_id, inode: *inode, uid: *uid, digest, decisive };
     match worker.keeper.ask(question).await {
         Some(Answer::Holders(Some(holders))) if !holders.is_empty() => Processes::Holders(holders),
         _ => Processes::Unknown,

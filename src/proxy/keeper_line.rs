@@ -82,3 +82,38 @@ impl KeeperLine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    use super::*;
+
+    #[test]
+    fn one_question_is_under_way_a_few_wait_and_the_rest_are_turned_away() {
+        const CALLERS: usize = 500;
+        let (near, far) = protocol::channel().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let line = Rc::new(KeeperLine::new(near).unwrap());
+            let ask = |id| {
+                let line = Rc::clone(&line);
+                spawn_local(async move { line.ask(Question::CgroupPath { id }).await })
+            };
+            let asked: Vec<_> = (0..CALLERS as u64).map(ask).collect();
+            for _ in 0..CALLERS {
+                yield_now().await;
+            }
+            let turned_away = asked.iter().filter(|one| one.is_finished()).count();
+            assert_eq!(turned_away, CALLERS - WAITING, "no more than {WAITING} may wait for the keeper");
+            let mut buffer = [0; protocol::QUESTION_BYTES + 1];
+            let mut at_the_keeper = 0;
+            while protocol::receive_from(&far, &mut buffer).is_ok() {
+                at_the_keeper += 1;
+            }
+            assert_eq!(at_the_keeper, 1, "the others wait for its answer");
+        });
+    }
+}

@@ -124,7 +124,7 @@ impl socket::Source for Observer {
             policy_version: known.policy_version.clone(),
             policy_loaded: known.policy_loaded,
             reloads: known.reloads,
-            health: known.health,
+            health: known.health.clone(),
             endpoints: policy.catalogue().endpoints(),
             open_connections: self.shared.census.total(),
             lost_events: self.shared.sink.dropped(),

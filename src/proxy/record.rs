@@ -415,10 +415,10 @@ fn describe_flow(event: &mut Event<'_>, flow: Flow) {
 fn describe_identity<'a>(event: &mut Event<'a>, identity: &'a Identity) {
     event.attribution_us = u64::try_from(identity.took.as_micros()).ok();
     event.origin = (identity.origin == Origin::Container).then_some("container");
+    event.attribution = Some(identity.attribution.code());
     match &identity.attribution {
-        Attribution::Unattributed(why) => event.attribution = Some(why.code()),
-        Attribution::Stamped(stamps) => {
-            event.attribution = Some("stamped");
+        Attribution::Unattributed(_) => {}
+        Attribution::Stamped(stamps) | Attribution::Degraded(stamps) => {
             event.user_id = Some(stamps.uid.to_string());
             let path = stamps.cgroup.path.as_str();
             describe_container(event, path);

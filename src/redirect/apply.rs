@@ -142,6 +142,16 @@ impl Nft {
         if complaint.contains("No such file or directory") { Ok(None) } else { Err(failure(&output)) }
     }
 
+    /// All rules of this network namespace as nft prints them, without counters.
+    pub fn ruleset(&self) -> Result<String, RedirectError> {
+        let output = self.output(&["-n", "-s", "list", "ruleset"], "")?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(failure(&output))
+        }
+    }
+
     /// How many connections out of other network namespaces a loaded table has counted.
     pub fn counted(&self) -> Result<u64, RedirectError> {
         let output = self.output(&["list", "counter", "inet", TABLE, containers::COUNTER], "")?;

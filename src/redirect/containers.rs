@@ -9,10 +9,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::policy::containers::interface_fits;
 
-use super::ruleset::{Block, FILTER_PRIORITY, FIRST_PACKET, Family, Interface, Led, NAT_PRIORITY};
+use super::ruleset::{Block, FILTER_PRIORITY, FIRST_PACKET, Family, Interface, Led};
 
 /// The counter of connections that were left alone.
 pub const COUNTER: &str = "containers";
+
+/// Behind everybody else's destination NAT (-100): the kernel rewrites a connection's destination once, so what an agent of
+/// this node (ECS, EKS, GKE, kube2iam) leads to itself stays with it, whatever the guard knows of it.
+const GUEST_PRIORITY: i32 = -90;
 
 /// Before anybody's NAT, so that what is counted still shows where it means to go.
 const COUNT_PRIORITY: i32 = -150;
@@ -24,6 +28,8 @@ pub struct Guests {
     pub interfaces: Vec<Box<str>>,
     /// Interfaces that lead outwards: nothing that comes in there is touched, whatever they are called.
     pub uplinks: Vec<String>,
+    /// Endpoints' addresses that are this host's own: an agent of this node answers there, and nothing is led away from it.
+    pub own: Vec<IpAddr>,
     /// The listeners to which their connections are led; `None` if they are counted and left alone.
     pub doors: Option<Vec<Led>>,
 }
@@ -48,6 +54,9 @@ impl Guests {
 
     fn led(&self, doors: &[Led], families: &[&'static Family], interfaces: &[Interface]) -> Vec<Block> {
         let here = self.here(interfaces);
+        let doors: Vec<Led> =
+            doors.iter().filter(|door| !self.own.contains(&door.endpoint.addr)).copied().collect();
+        let doors = &*doors;
         let mut blocks: Vec<Block> = families
             .iter()
             .map(|family| Block::chain(family.guests, None, lead(family, doors, here)))
@@ -56,7 +65,7 @@ impl Guests {
             .iter()
             .map(|Family { key, set, guests, .. }| format!("{key} @{set} {FIRST_PACKET} jump {guests}"));
         blocks.push(Block::chain("guests", None, jumps.collect()));
-        let hook = format!("type nat hook prerouting priority {NAT_PRIORITY}; policy accept;");
+        let hook = format!("type nat hook prerouting priority {GUEST_PRIORITY}; policy accept;");
         blocks.push(Block::chain(
             "redirect_prerouting",
             Some(hook),

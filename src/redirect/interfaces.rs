@@ -1,6 +1,6 @@
 //! This network namespace's interfaces and their addresses, and when they change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -48,6 +48,11 @@ pub fn read() -> io::Result<Vec<Interface>> {
         }
     }
     Ok(found.into_values().take(LIMIT).collect())
+}
+
+/// Every address of this network namespace, those of loopback included.
+pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+    Ok(getifaddrs()?.filter_map(|entry| address(&entry)).collect())
 }
 
 fn address(entry: &InterfaceAddress) -> Option<IpAddr> {

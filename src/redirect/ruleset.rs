@@ -24,7 +24,7 @@ use super::TABLE;
 use super::containers::Guests;
 
 /// Before iptables' own NAT rules (-100), with which Docker and the ECS agent redirect.
-pub(super) const NAT_PRIORITY: i32 = -110;
+const NAT_PRIORITY: i32 = -110;
 
 /// After destination NAT (-100): what still aims at an endpoint here was not redirected.
 pub(super) const FILTER_PRIORITY: i32 = -5;
@@ -467,6 +467,7 @@ mod tests {
         let guests = Guests {
             interfaces: vec!["docker0".into(), "br-*".into()],
             uplinks: vec!["br-lan".into(), "ens5".into()],
+            own: Vec::new(),
             doors,
         };
         let mut wanted = wanted(Direction::Open);
@@ -487,9 +488,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_this_host_s_own_address_is_not_led_away_from_it() {
+        let doors = lead_guests(&wanted(Direction::Open).doors);
+        let mut wanted = with_guests(Some(doors));
+        let led = |wanted: &Wanted| {
+            let rules = |chain| wanted.chains().into_iter().find(|(name, _)| *name == chain).unwrap().1;
+            ["guests4", "guests6", "lead4", "lead6"].map(rules)
+        };
+        let [v4, v6, own4, own6] = led(&wanted);
+        wanted.guests.as_mut().unwrap().own.push("fd00:ec2::254".parse().unwrap());
+        assert_eq!(led(&wanted), [v4, v6 - 1, own4, own6], "all else is led as ever");
+    }
+
+    #[test]
     fn containers_that_are_not_judged_are_counted_and_led_nowhere() {
         let text = with_guests(None).table();
-        assert!(text.contains("counter name containers") && !text.contains("hook prerouting priority -110"));
+        assert!(text.contains("counter name containers") && !text.contains("nat hook prerouting"));
         insta::assert_snapshot!(text);
     }
 

@@ -48,8 +48,9 @@ impl Who {
 impl Home {
     fn of(record: &Record<'_>) -> Self {
         let cgroup = &*record.cgroup;
-        if &*record.attribution != "stamped" || cgroup.is_empty() || record.uid().is_none() {
-            let why = if &*record.attribution == "stamped" { "" } else { &*record.attribution };
+        let is_known = ["stamped", "degraded"].contains(&&*record.attribution);
+        if !is_known || cgroup.is_empty() || record.uid().is_none() {
+            let why = if is_known { "" } else { &*record.attribution };
             return Self::Unattributed(if why.is_empty() { "unknown".to_owned() } else { why.to_owned() });
         }
         if let Some(unit) = system_unit(cgroup) {

@@ -80,6 +80,7 @@ fn caller(record: &Record<'_>) -> Caller {
     };
     let attribution = match &*record.attribution {
         "stamped" => stamped().map_or(Attribution::Unattributed(Why::LookupFailed), Attribution::Stamped),
+        "degraded" => stamped().map_or(Attribution::Unattributed(Why::LookupFailed), Attribution::Degraded),
         code => Attribution::Unattributed(described::why(code).unwrap_or(Why::LookupFailed)),
     };
     let processes = match (record.holders, &*record.executable) {

@@ -7,16 +7,70 @@ use std::net::IpAddr;
 const VERDICTS: [&str; 10] =
     ["DROP", "REJECT", "REDIRECT", "DNAT", "TPROXY", "drop", "reject", "redirect", "dnat", "tproxy"];
 
+/// Those of them that lead a packet elsewhere.
+const LEADS: [&str; 6] = ["REDIRECT", "DNAT", "TPROXY", "redirect", "dnat", "tproxy"];
+
 /// Rules that name one of these addresses and drop, refuse or lead elsewhere what goes there.
 #[must_use]
 pub fn about<'a>(rules: &'a str, addresses: &[IpAddr]) -> Vec<&'a str> {
-    let named: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-    let is_about = |line: &&str| {
-        let words = || line.split(|c: char| c.is_whitespace() || ",{}!/".contains(c));
-        words().any(|word| named.iter().any(|address| address == word))
-            && words().any(|word| VERDICTS.contains(&word))
-    };
-    significant(rules).filter(is_about).collect()
+    let named = texts(addresses);
+    significant(rules).filter(|line| names(line, &named).is_some() && says(line, &VERDICTS)).collect()
+}
+
+/// What a rule of somebody else's leads to somebody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Led {
+    /// The address that was meant.
+    pub address: String,
+    /// Family, table and chain.
+    pub chain: String,
+    /// The rule.
+    pub rule: String,
+}
+
+/// The rules of a listing (as `nft -s list ruleset` writes it) that lead elsewhere what goes to one of these addresses,
+/// without the guard's own.
+#[must_use]
+pub fn led(listing: &str, addresses: &[IpAddr]) -> Vec<Led> {
+    let named = texts(addresses);
+    let (mut table, mut chain) = ("", "");
+    let mut found = Vec::new();
+    for line in significant(listing) {
+        let block = |kind: &str| line.strip_prefix(kind)?.split(" {").next();
+        if let Some(name) = block("table ") {
+            (table, chain) = (name, "");
+        } else if let Some(name) = block("chain ") {
+            chain = name;
+        }
+        if table.ends_with(crate::redirect::TABLE) || !says(line, &LEADS) {
+            continue;
+        }
+        if let Some(address) = names(line, &named) {
+            found.push(Led {
+                address: address.to_owned(),
+                chain: format!("{table} {chain}"),
+                rule: line.to_owned(),
+            });
+        }
+    }
+    found
+}
+
+fn texts(addresses: &[IpAddr]) -> Vec<String> {
+    addresses.iter().map(IpAddr::to_string).collect()
+}
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| c.is_whitespace() || ",{}!/\"".contains(c))
+}
+
+/// The first of the addresses that a line names.
+fn names<'a>(line: &str, named: &'a [String]) -> Option<&'a str> {
+    named.iter().map(String::as_str).find(|address| words(line).any(|word| word == *address))
+}
+
+fn says(line: &str, these: &[&str]) -> bool {
+    words(line).any(|word| these.contains(&word))
 }
 
 /// Whether what comes in is dropped unless a rule accepts it, and none accepts the loopback interface: connections that
@@ -95,6 +149,21 @@ mod tests {
         ] {
             assert!(about(rule, &addresses()).is_empty(), "{rule}");
         }
+    }
+
+    #[test]
+    fn what_others_lead_elsewhere_is_found_with_its_place() {
+        let listing = "table inet imds_guard {\n\tchain lead4 {\n\t\tip daddr 169.254.169.254 tcp dport 80 redirect to :169\n\t}\n}\n\
+                       table ip nat {\n\tchain PREROUTING {\n\t\ttype nat hook prerouting priority -100; policy accept;\n\
+                       \t\tip daddr 169.254.169.254 tcp dport 80 counter dnat to 10.0.0.5:8181\n\
+                       \t\tip daddr 169.254.169.254 drop\n\
+                       \t\tip daddr 169.254.170.9 dnat to 127.0.0.1\n\t}\n\
+                       \tchain OUTPUT {\n\t\tip daddr 169.254.169.254 counter xt target \"REDIRECT\"\n\t}\n}\n";
+        let found = led(listing, &addresses());
+        let places: Vec<&str> = found.iter().map(|led| &*led.chain).collect();
+        assert_eq!(places, ["ip nat PREROUTING", "ip nat OUTPUT"]);
+        assert_eq!(found[0].address, "169.254.169.254");
+        assert!(found[0].rule.contains("dnat to 10.0.0.5:8181"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn fed(mut command: Command, input: &str) -> Output {
 }
 
 /// Loads a tool's rules as the tool does: it replaces what it has of its own.
-fn load(bed: &Bed, file: &str) {
+pub(super) fn load(bed: &Bed, file: &str) {
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/coexistence").join(file);
     let text = std::fs::read_to_string(rules).unwrap();
     let is_nft = Path::new(file).extension().is_some_and(|extension| extension == "nft");

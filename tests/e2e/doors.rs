@@ -1,8 +1,10 @@
 //! Opaque doors: TLS on port 443 and gRPC on port 8080 of Google's cloud, where the caller alone decides.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::identity::{play, scratch};
 use crate::support::bed::Bed;
 use crate::support::caller::{Caller, PYTHON};
 use crate::support::connection::End;
@@ -271,4 +274,34 @@ fn audit_changes_nothing_at_a_door_where_clouds_disagree() {
     person.send(&PREFACE[1..]);
     assert!(person.wait_for(SETTINGS));
     assert_eq!(grpc.knocks(), 1);
+}
+
+/// Where a passage rests on the program, another program on the same connection loses it while bytes pass.
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_passage_ends_when_another_program_holds_the_socket() {
+    const UID: u32 = 63_202;
+    let python = fs::canonicalize("/usr/bin/python3").unwrap();
+    let python = python.to_str().unwrap();
+    let place = scratch(UID);
+    let other = place.path().join("other");
+    fs::copy(python, &other).unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
+    let agent = format!(
+        "[[agent]]\nname = \"bound\"\nunit = \"bound.service\"\nuser = {UID}\nexe = \"{python}\"\n\
+         allow = [\"credentials\", \"identity\", \"user-data\", \"config\", \"write\"]"
+    );
+    let bed = Bed::new();
+    let _grpc = Grpc::start(&bed);
+    let caller = bed.caller("bound.service", UID);
+    let guard = bed.guard(&enforce().with(&agent));
+    let told = play(&caller, "passage_across_exec", &[python]).unwrap();
+    assert_eq!(told, "in\nwhole\n", "the same program passes on");
+    let told = play(&caller, "passage_across_exec", &[other.to_str().unwrap()]).unwrap();
+    assert_eq!(told, "in\ncut\n");
+    guard.event("of the cut", |event| event.text("imds_guard.reason") == "caller-changed");
+    drop(guard);
+    let _guard = bed.guard(&audit().with(&agent));
+    let told = play(&caller, "passage_across_exec", &[other.to_str().unwrap()]).unwrap();
+    assert_eq!(told, "in\nwhole\n", "audit changes nothing");
 }

@@ -122,6 +122,22 @@ fn others_stay_as_shut_out_of_wireserver_as_the_agent_meant_them_to_be() {
 
 #[test]
 #[ignore = "needs root: make test runs it"]
+fn hostgaplugin_is_reached_as_wireserver_is() {
+    in_both_modes(|bed| {
+        assert!(bed.nft(&[WAAGENT_RULES]).0);
+        let at = ["168.63.129.16:32526".parse().unwrap()];
+        let plugin = bed.network.cloud.enter(|| Simulator::start(&at, Options::default())).unwrap();
+        let url = "http://168.63.129.16:32526/vmSettings";
+        let other = bed.caller(AGENT, WEB_UID).curl(&["--max-time", "1", url]);
+        assert!(plugin.received().is_empty(), "the guard lent root's place to another: {other:?}");
+        let curl = bed.agent().curl(&[url]);
+        assert_eq!(curl.exit, 0, "{}", curl.message);
+        assert_eq!(plugin.received().len(), 1);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
 fn a_source_port_below_1024_is_shown_upstream_only_where_the_caller_s_was() {
     in_both_modes(|bed| {
         let url = "http://169.254.42.42/user_data/key";

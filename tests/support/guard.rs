@@ -50,7 +50,17 @@ impl Guard {
     /// The same, and the guard sees each of these files or directories at another path: the machine's own stay out of
     /// the test.
     pub fn start_over(vm: &Namespace, policy: &Policy, mounts: &[(&Path, &str)]) -> Self {
-        let mut guard = Self::spawn(vm, policy, mounts);
+        Self::start_by(vm, policy, |command| {
+            for (file, path) in mounts {
+                let mount = r#"mount --bind "$0" "$1" && shift && exec "$@""#;
+                command.args(["unshare", "--mount", "sh", "-c", mount]).arg(file).arg(path);
+            }
+        })
+    }
+
+    /// The same, by a command to which its own is added.
+    pub fn start_by(vm: &Namespace, policy: &Policy, wrap: impl FnOnce(&mut Command)) -> Self {
+        let mut guard = Self::spawn_in(vm, Self::prepare(policy), wrap, &[]);
         if let Err(what) = guard.wait_for_ready() {
             panic!("the guard is not ready: {what}\n{}", guard.output());
         }
@@ -60,7 +70,8 @@ impl Guard {
     /// The same for a guard that keeps its state in this directory.
     pub fn start_with_state(vm: &Namespace, text: impl FnOnce(&Path) -> String, state: &Path) -> Self {
         let dir = Self::prepare_text(text);
-        let mut guard = Self::spawn_in(vm, dir, &[], &["--state", state.to_str().expect("a path of text")]);
+        let mut guard =
+            Self::spawn_in(vm, dir, |_| {}, &["--state", state.to_str().expect("a path of text")]);
         if let Err(what) = guard.wait_for_ready() {
             panic!("the guard is not ready: {what}\n{}", guard.output());
         }
@@ -74,20 +85,13 @@ impl Guard {
         output.expect("the guard's binary runs")
     }
 
-    fn spawn(vm: &Namespace, policy: &Policy, mounts: &[(&Path, &str)]) -> Self {
-        Self::spawn_in(vm, Self::prepare(policy), mounts, &[])
-    }
-
-    fn spawn_in(vm: &Namespace, dir: TempDir, mounts: &[(&Path, &str)], more: &[&str]) -> Self {
+    fn spawn_in(vm: &Namespace, dir: TempDir, wrap: impl FnOnce(&mut Command), more: &[&str]) -> Self {
         let notify = UnixDatagram::bind(dir.path().join("notify")).expect("a socket in a new directory");
         let output = File::create(dir.path().join("output")).expect("a file in a new directory");
         // A test that is killed must not leave a guard behind.
         let mut command = vm.command("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
-        for (file, path) in mounts {
-            let mount = r#"mount --bind "$0" "$1" && shift && exec "$@""#;
-            command.args(["unshare", "--mount", "sh", "-c", mount]).arg(file).arg(path);
-        }
+        wrap(&mut command);
         command.arg(binary()).arg("run").arg("--config");
         command.arg(Self::config_in(&dir)).args(more).env("NOTIFY_SOCKET", dir.path().join("notify"));
         command.stderr(output.try_clone().expect("a second descriptor")).stdout(output);

@@ -709,6 +709,107 @@ class SilentFileSystem:
         return struct.pack("6Q10I", node, mmap.PAGESIZE, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
 
 
+def twin(port=0, reuse=socket.SO_REUSEPORT, device=None):
+    """A socket that lets others have its port, too."""
+    sock = socket.socket()
+    sock.settimeout(5)
+    sock.setsockopt(socket.SOL_SOCKET, reuse, 1)
+    if device:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+    sock.bind(("10.99.0.2", port))
+    return sock
+
+
+def twin_elsewhere(scratch):
+    """The agent's program holds a connection to another endpoint from the same port."""
+    first = twin()
+    second = twin(first.getsockname()[1])
+    first.connect(("169.254.42.42", 80))
+    agent = holding_agent(first, scratch)
+    first.close()
+    second.connect(SERVICE)
+    ask(second)
+    agent.kill()
+
+
+def twin_that_listens(scratch):
+    """The agent's program holds sockets that listen on the same port."""
+    asking = twin()
+    listeners = [twin(asking.getsockname()[1]) for _ in range(3)]
+    asking.connect(SERVICE)
+    agents = []
+    for listener in listeners:
+        listener.listen()
+        agents.append(holding_agent(listener, scratch))
+        listener.close()
+    ask(asking)
+    for agent in agents:
+        agent.kill()
+
+
+def twin_bound_to_the_interface(scratch, port):
+    """Asks by a socket that is bound to the interface; one that is not may connect from the same port to the same place."""
+    sock = twin(int(port), socket.SO_REUSEADDR, b"eth0")
+    sock.connect(SERVICE)
+    sock.sendall(request())
+    os.write(2, b"asked\n")
+    tell(read_answer(sock))
+
+
+def twin_that_connects(scratch, port):
+    """Begins to connect from this port, and stays so."""
+    sock = twin(int(port), socket.SO_REUSEADDR)
+    sock.setblocking(False)
+    sock.connect_ex(SERVICE)
+    os.write(2, b"connecting\n")
+    signal.pause()
+
+
+def held_in_two_places(scratch, procs):
+    """Started as root: a child that holds the socket, too, moves into another control group. Then it asks."""
+    sock = socket.socket()
+    sock.settimeout(5)
+    moved, tell_moved = os.pipe()
+    child = os.fork()
+    if child == 0:
+        LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+        if procs:
+            open(procs, "w").write("0")
+        os.write(tell_moved, b"x")
+        signal.pause()
+    os.read(moved, 1)
+    sock.connect(SERVICE)
+    ask(sock)
+
+
+def passage_across_exec(scratch, program):
+    """Through an opaque door; then this process becomes the program, which goes on."""
+    sock = socket.socket()
+    sock.settimeout(5)
+    sock.connect(("169.254.169.254", 8080))
+    sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    tell(b"in" if sock.recv(9) else b"shut out")
+    os.set_inheritable(sock.fileno(), True)
+    os.execv(program, [program, *again("echo_through", scratch, sock.fileno())])
+
+
+def echo_through(scratch, number):
+    """Sends and reads until the connection is cut, or for two seconds."""
+    sock = socket.socket(fileno=int(number))
+    sock.settimeout(5)
+    limit = time.monotonic() + 2
+    while time.monotonic() < limit:
+        try:
+            sock.sendall(b"ping")
+            if not sock.recv(4):
+                raise ConnectionResetError
+        except OSError:
+            tell(b"cut")
+            return
+        time.sleep(0.02)
+    tell(b"whole")
+
+
 def source_port_of_a_listener(scratch, port):
     try:
         sock = connect(int(port))

@@ -18,6 +18,9 @@ pub(super) struct Explanation {
     request: RequestStep,
     touches: Classes,
     base: BaseStep,
+    /// What nobody has here, whatever grants it: only processes tell the caller's unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_back: Option<Classes>,
     agents: Vec<AgentStep>,
     rules: Vec<RuleStep>,
     session: Option<SessionStep>,
@@ -123,6 +126,7 @@ impl Explanation {
             request: request(question),
             touches,
             base: base(&question.caller, trace.as_ref(), &places),
+            held_back: trace.as_ref().map(|trace| trace.held_back).filter(|classes| !classes.is_empty()),
             agents: trace.iter().flat_map(|trace| agents(trace, &places)).collect(),
             rules: trace.iter().flat_map(|trace| rules(trace, &places)).collect(),
             session: session(question, loaded, trace.as_ref(), &places),
@@ -169,6 +173,9 @@ impl Explanation {
         }
         if self.rules.is_empty() {
             step(out, "rule", "none matches")?;
+        }
+        if let Some(held_back) = self.held_back {
+            step(out, "degraded", &format!("{held_back} is held back: the kernel names no unit"))?;
         }
         if let Some(session) = &self.session {
             step(out, "session", &format!("{}{}", session.meaning, place(session.at.as_ref())))?;
@@ -252,7 +259,9 @@ fn caller(caller: &Caller) -> CallerStep {
         }
     };
     let (uid, cgroup, unattributed) = match &caller.attribution {
-        Attribution::Stamped(stamps) => (Some(stamps.uid), Some(stamps.cgroup.path.to_string()), None),
+        Attribution::Stamped(stamps) | Attribution::Degraded(stamps) => {
+            (Some(stamps.uid), Some(stamps.cgroup.path.to_string()), None)
+        }
         Attribution::Unattributed(why) => (None, None, Some(why.code())),
     };
     CallerStep { uid, cgroup, unattributed, executables }

@@ -1,13 +1,15 @@
 //! What the kernel itself must refuse to somebody without privileges, and what a number is worth.
 
 use std::fs;
+use std::io::Read as _;
 use std::net::TcpListener;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{PINNED_UID, PINNED_UNIT, Stage, insider, pinned, play, stranger};
-use crate::support::bed::ROLE_PATH;
+use super::{PINNED_UID, PINNED_UNIT, Stage, insider, pinned, play, scratch, start, stranger};
+use crate::support::bed::{PERSON_UID, ROLE_PATH};
 use crate::support::connection::{Connection, Kind};
 use crate::support::guard;
 use crate::support::simulator::SECRET_MARK;
@@ -42,6 +44,39 @@ fn the_source_port_of_a_root_listener_is_no_identity() {
         assert!(!judged.contains(SECRET_MARK), "{listening}: {judged}");
         assert_eq!(stage.bed.reached(ROLE_PATH).len(), before, "{listening}");
     }
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn a_twin_of_the_same_ends_does_not_lend_its_identity() {
+    // A socket that is bound to its interface, and one that is not, may have the same two ends. While the guard is held
+    // still a stranger asks by the first, and the agent begins to connect by the second: the kernel then names the agent
+    // as the client of the stranger's connection, which the agent's own kernel may reset.
+    let stage = Stage::new();
+    stage.enforce();
+    let bed = &stage.bed;
+    guard::send(stage.guard.proxy(), Signal::SIGSTOP);
+    let (ends, port) = (scratch(PERSON_UID), "41012");
+    let mut asks = start(&stranger(bed), "twin_bound_to_the_interface", &ends, &[port]);
+    let mut asks = asks.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_a_line(&mut asks);
+    let place = scratch(PINNED_UID);
+    let mut agent =
+        start(&pinned(bed), "twin_that_connects", &place, &[port]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_a_line(&mut agent);
+    guard::send(stage.guard.proxy(), Signal::SIGCONT);
+    let told = asks.wait_with_output().unwrap();
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(!told.contains(SECRET_MARK), "the stranger was taken for the agent: {told}");
+    assert!(bed.reached(ROLE_PATH).is_empty());
+}
+
+fn wait_for_a_line(child: &mut Child) {
+    let mut line = [0_u8; 1];
+    let stderr = child.stderr.as_mut().unwrap();
+    while stderr.read_exact(&mut line).is_ok() && line != *b"\n" {}
 }
 
 #[test]

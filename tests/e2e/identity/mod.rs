@@ -109,7 +109,7 @@ fn fools_nobody(trick: &str, callers: &[fn(&Bed) -> Caller<'_>]) {
 }
 
 /// Runs a trick to its end, in a directory of its own; what it wrote, or `None` if it cannot be played here.
-fn play(caller: &Caller<'_>, trick: &str, arguments: &[&str]) -> Option<String> {
+pub(super) fn play(caller: &Caller<'_>, trick: &str, arguments: &[&str]) -> Option<String> {
     let scratch = scratch(caller.uid);
     let output = run(caller, trick, &scratch, arguments);
     let told = format!("{}{}", text(&output.stdout), text(&output.stderr));
@@ -128,14 +128,14 @@ fn run(caller: &Caller<'_>, trick: &str, scratch: &TempDir, arguments: &[&str]) 
 }
 
 /// A trick that goes on until the test ends it.
-fn start(caller: &Caller<'_>, trick: &str, scratch: &TempDir, arguments: &[&str]) -> Command {
+pub(super) fn start(caller: &Caller<'_>, trick: &str, scratch: &TempDir, arguments: &[&str]) -> Command {
     let mut command = caller.command(PYTHON);
     command.args(["-I", "-S", "-c", TRICKS, trick]).arg(scratch.path()).args(arguments);
     command
 }
 
 /// A new directory that belongs to the user.
-fn scratch(uid: u32) -> TempDir {
+pub(super) fn scratch(uid: u32) -> TempDir {
     let scratch = tempfile::Builder::new().prefix(&unique()).tempdir().expect("a directory");
     chown(scratch.path(), Some(uid), Some(uid)).expect("root may give it away");
     scratch

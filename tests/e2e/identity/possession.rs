@@ -42,6 +42,8 @@ possessions! {
     a_search_that_takes_too_long_grants_nothing: "too_much_to_search" by insider;
     a_dead_leader_hides_no_holder: "dead_leader" by stranger, insider;
     a_descriptor_registered_with_io_uring_has_no_holder: "registered_with_io_uring" by stranger, insider;
+    a_reuseport_twin_of_the_agents_connection_is_not_the_agent: "twin_elsewhere" by stranger, insider;
+    a_reuseport_twin_that_listens_is_not_the_agent: "twin_that_listens" by stranger, insider;
 }
 
 #[test]
