@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a fresh machine with a Rust toolchain and root (or sudo) needs.
 
-.PHONY: demo test bench bench-learn soak supply sbom reproducible packages image-test
+.PHONY: demo test bench bench-learn bench-attribution bench-watch soak supply sbom reproducible packages image-test
 
 # What it does, shown: a decoy cloud, a guarded vm, callers of every kind. Touches nothing of the machine's own network.
 demo:
@@ -35,6 +35,14 @@ sbom:
 # Two builds of the release in two folders, and the same bytes. Takes some minutes.
 reproducible:
 	@bash scripts/reproducible.sh
+
+# How long it takes to know a caller beside 200, 2,000 and 10,000 other processes (root). See docs/performance.md.
+bench-attribution:
+	@cargo bench --quiet --bench attribution
+
+# What `watch-commands` costs at a thousand programs a second (root). See docs/performance.md.
+bench-watch:
+	@cargo bench --quiet --bench watch
 
 # The .deb and the .rpm, under target/packages.
 packages:

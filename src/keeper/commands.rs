@@ -43,18 +43,18 @@ const QUEUE_BYTES: u32 = 1 << 20;
 
 /// A program that named a metadata service when it started.
 #[derive(Debug)]
-pub(super) struct Finding {
+pub struct Finding {
     /// Its process.
-    pub(super) pid: u32,
+    pub pid: u32,
     /// What it named.
-    pub(super) mention: Mention,
+    pub mention: Mention,
     /// The beginning of its command line.
-    pub(super) command_line: String,
+    pub command_line: String,
 }
 
 /// The watch, if it is wanted.
 #[derive(Debug)]
-pub(super) struct CommandWatch {
+pub struct CommandWatch {
     shared: Arc<Shared>,
     findings: Receiver<Finding>,
     find: SyncSender<Finding>,
@@ -92,7 +92,7 @@ impl CommandWatch {
     ///
     /// The kernel tells of programs only in its first network namespace. Where the guard runs in another one, it takes
     /// `CAP_SYS_ADMIN` to look from there.
-    pub(super) fn start(endpoints: Vec<IpAddr>) -> io::Result<Self> {
+    pub fn start(endpoints: Vec<IpAddr>) -> io::Result<Self> {
         let socket = match subscribe() {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 thread::spawn(subscribe_from_the_first_namespace).join().map_err(|_| error)??
@@ -126,12 +126,13 @@ impl CommandWatch {
     }
 
     /// Readable when something was found.
-    pub(super) fn wake(&self) -> BorrowedFd<'_> {
+    #[must_use]
+    pub fn wake(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 
     /// What was found, at most this much, and how much was missed since the last time.
-    pub(super) fn take(&mut self, most: usize) -> (Vec<Finding>, u64) {
+    pub fn take(&mut self, most: usize) -> (Vec<Finding>, u64) {
         let mut bytes = [0; WAITING];
         let _ = rustix::io::read(&self.wake, &mut bytes); // they only wake
         let findings = self.findings.try_iter().take(most).collect();
@@ -139,7 +140,7 @@ impl CommandWatch {
     }
 
     /// Gives a reader that is stopped a successor. Fails when too many are.
-    pub(super) fn look_after(&mut self) -> io::Result<()> {
+    pub fn look_after(&mut self) -> io::Result<()> {
         let now = millis(self.started);
         let Some(pulse) = self.readers.last() else { return Ok(()) };
         let since = pulse.reading_since.load(Ordering::Relaxed);
