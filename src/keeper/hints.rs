@@ -159,6 +159,7 @@ fn write(log: &mut Destination, event: &Event<'_>) {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
+    use std::os::unix::process::CommandExt as _;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -173,7 +174,10 @@ mod tests {
         Policy::compile(&[source], &context).unwrap().policy
     }
 
-    /// What the log says after programs have started whose command lines name this.
+    /// Nobody's on any machine.
+    const STRANGER: u32 = 63_117;
+
+    /// What the log says after programs have started whose command lines name this: one of root's, and one of a stranger's.
     fn told(policy: &Policy, marker: &str) -> Option<String> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let mut log = Destination::Stream(file.reopen().unwrap());
@@ -181,10 +185,11 @@ mod tests {
         let mut hints = Hints::start(policy, &mut log);
         hints.wake()?; // not root, or in a network namespace of its own
         let argument = format!("http://0251.0376.0xa9fe/{marker}");
-        let tail = |argument: &str| {
-            Command::new("tail").args(["-f", "/dev/null", argument]).stderr(Stdio::null()).spawn().unwrap()
+        let tail = |argument: &str, uid| {
+            let mut command = Command::new("tail");
+            command.args(["-f", "/dev/null", argument]).stderr(Stdio::null()).uid(uid).spawn().unwrap()
         };
-        let mut children = [tail(&argument), tail(&format!("/latest/meta-data/{marker}-last"))];
+        let mut children = [tail(&argument, 0), tail(&format!("/latest/meta-data/{marker}-last"), STRANGER)];
         let deadline = Instant::now() + Duration::from_secs(2);
         let mut text = String::new();
         while Instant::now() < deadline && !text.contains(&format!("{marker}-last")) {
@@ -197,6 +202,30 @@ mod tests {
             child.wait().unwrap();
         }
         Some(text)
+    }
+
+    #[test]
+    fn known_agents_are_not_told() {
+        let agent = policy("[[agent]]\nname = \"root\"\nuser = 0\nallow = [\"config\"]");
+        let tries = (0..20).map(|number| format!("agent-{}-{number}", std::process::id()));
+        for marker in tries {
+            let Some(text) = told(&agent, &marker) else { return };
+            let last = text.contains(&format!("{marker}-last"));
+            assert!(!text.contains(&format!("{marker}\"")), "the agent's program was told: {text}");
+            if last {
+                return; // the stranger's, which started later, was
+            }
+        }
+        panic!("nothing was ever told");
+    }
+
+    #[test]
+    fn twenty_are_told_at_once_and_the_rest_is_counted() {
+        let now = Instant::now();
+        let mut hints =
+            Hints { watch: None, left: A_SECOND, filled: now, untold: 0, counted: now, events: 0 };
+        let told = (0..1000).filter(|_| hints.may_tell()).count();
+        assert!((20..100).contains(&told), "{told}");
     }
 
     #[test]
