@@ -1,9 +1,9 @@
 //! Reads what lies in other processes' memory, without waiting for it.
 //!
-//! A command line is in the memory of the process that it belongs to, and reading it can take for ever: whoever maps a
-//! file there whose file system never answers (FUSE, a stopped NFS server) or a range that a fault handler of its own
-//! serves (userfaultfd), stops whoever looks. The keeper must not be stopped, so a helper thread looks for it. The
-//! helper has no capability; the files that it reads were opened before.
+//! A command line and a list of mappings are in the memory of the process that they belong to, and reading them can take for
+//! ever: they wait for the lock of its mappings, which the process itself can hold (one thread reads, by `/proc/self/mem`, a
+//! page whose file system never answers, another waits to map something). The keeper must not be stopped, so a helper
+//! thread looks for it. The helper has no capability; the files that it reads were opened before.
 
 use std::fs::File;
 use std::io::{self, Read as _};

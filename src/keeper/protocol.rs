@@ -317,6 +317,18 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_a_question_has_no_use_for_is_zero() {
+        let question = Question::CgroupPath { id: 7 };
+        let bytes = question.encode(1);
+        assert_eq!(Question::decode(&bytes), Some((1, question)));
+        for at in [8, 12, 16, 28, 43, 44, 47] {
+            let mut other = bytes;
+            other[at] = 1;
+            assert_eq!(Question::decode(&other), None, "byte {at}");
+        }
+    }
+
     fn question() -> impl Strategy<Value = Question> {
         prop_oneof![
             any::<u64>().prop_map(|id| Question::CgroupPath { id }),

@@ -27,7 +27,7 @@ AGENT = "/usr/bin/curl"
 CODE = sys.orig_argv[sys.orig_argv.index("-c") + 1]
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-PR_SET_NAME, PR_SET_MM, PR_SET_MM_EXE_FILE, PR_SET_MM_MAP = 15, 35, 13, 14
+PR_SET_NAME, PR_SET_MM, PR_SET_MM_EXE_FILE = 15, 35, 13
 PTRACE_TRACEME, PTRACE_CONT = 0, 7
 CLONE_FILES = 0x400
 
@@ -623,36 +623,42 @@ def take_a_socket(scratch, address):
 
 
 def memory_that_never_answers(scratch, uid):
-    """Started as root: a file whose file system never answers a read becomes this process's command line. Then it is that
-    user, asks for something harmless, and stays."""
-    page = mmap.PAGESIZE
-    start = SilentFileSystem(scratch).mapped()
-    numbers = open("/proc/self/stat").read().rsplit(")", 1)[1].split()
-    field = lambda number: int(numbers[number - 3])  # as proc_pid_stat(5) counts them
-    LIBC.sbrk.restype, LIBC.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_long]
-    # struct prctl_mm_map: what it was, but for the command line.
-    layout = struct.pack("12QIi", *map(field, (26, 27, 45, 46, 47)), LIBC.sbrk(0), field(28), start, start + page,
-                         field(50), field(51), 0, 0, -1)
-    buffer = ctypes.create_string_buffer(layout, len(layout))
-    if LIBC.prctl(PR_SET_MM, ctypes.c_ulong(PR_SET_MM_MAP), buffer, ctypes.c_ulong(len(layout)), ctypes.c_ulong(0)):
-        skip("PR_SET_MM_MAP: " + os.strerror(ctypes.get_errno()))
+    """Started as root: a process of that user whose memory nobody can look into, because one of its threads holds the lock of
+    its mappings (reading, by /proc/self/mem, a page whose file system never answers) and another waits for it. It holds
+    sockets by which a child of its asks for something harmless."""
+    silent = SilentFileSystem(scratch, int(uid))
+    page = silent.mapped()
+    own_memory = os.open("/proc/self/mem", os.O_RDONLY)
     os.setgroups([])
     os.setresgid(int(uid), int(uid), int(uid))
     os.setresuid(int(uid), int(uid), int(uid))
-    for _ in range(4):
-        sock = connect()
-        sock.sendall(request(HARMLESS))
-        read_answer(sock)
-    os.write(2, b"asked\n")
-    signal.pause()
+    LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG, which the change of user has cleared
+    sockets = [socket.socket() for _ in range(4)]
+    trapped = os.getpid()
+    if os.fork() == 0:
+        LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)
+        tasks = "/proc/{}/task".format(trapped)
+        state = lambda task: open("{}/{}/stat".format(tasks, task)).read().rsplit(")", 1)[1].split()[0]
+        wait_for(lambda: any(state(task) == "D" for task in os.listdir(tasks)))
+        for sock in sockets:
+            sock.settimeout(5)
+            sock.connect(SERVICE)
+            sock.sendall(request(HARMLESS))
+            read_answer(sock)
+        os.write(2, b"asked\n")
+        signal.pause()
+    threading.Thread(target=os.pread, args=(own_memory, 1, page)).start()
+    os.read(silent.asked, 1)
+    LIBC.mmap(None, mmap.PAGESIZE, 1, 0x22, -1, 0)
 
 
 class SilentFileSystem:
-    """A FUSE file system of one file, which can be opened and mapped and is never read (linux/fuse.h)."""
+    """A FUSE file system of one file, which can be opened and mapped and is never read (linux/fuse.h). That somebody wanted
+    to read it can be read from `asked`."""
 
     INIT, LOOKUP, GETATTR, OPEN, READ, FORGET = 26, 1, 3, 14, 15, 2
 
-    def __init__(self, scratch):
+    def __init__(self, scratch, uid):
         self.place = os.path.join(scratch, "silent")
         os.mkdir(self.place)
         try:
@@ -665,9 +671,15 @@ class SilentFileSystem:
         if (LIBC.unshare(0x20000) or LIBC.mount(None, b"/", None, ctypes.c_ulong(private), None) or
                 LIBC.mount(b"silent", self.place.encode(), b"fuse", ctypes.c_ulong(0), options.encode())):
             skip("FUSE: " + os.strerror(ctypes.get_errno()))
+        self.asked, self.tell_asked = os.pipe()
         server = os.fork()
         if server == 0:
-            LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: with it the kernel gives up all requests
+            # Of the same user as its parent, or the parent's death could not end it (PR_SET_PDEATHSIG), and with it all
+            # requests that nobody answers.
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)
             self.serve()
         os.close(self.device)
 
@@ -686,6 +698,8 @@ class SilentFileSystem:
             except OSError:
                 os._exit(0)  # unmounted
             _, operation, unique, node = struct.unpack_from("IIQQ", message)
+            if operation == self.READ:
+                os.write(self.tell_asked, b"x")
             if operation in (self.READ, self.FORGET):
                 continue
             answer = self.answer(operation, node)
