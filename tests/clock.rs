@@ -12,11 +12,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may read the wall clock, and why.
-const READERS: [(&str, &str); 6] = [
+const READERS: [(&str, &str); 7] = [
     ("src/audit/event.rs", "an event tells when it was"),
     ("src/proxy/record.rs", "so does that of a request"),
     ("src/proxy/issued.rs", "an event tells when a key expires"),
     ("src/observe/moment.rs", "the status tells since when"),
+    ("src/proxy/decoy.rs", "a canary says until when it would be good"),
     ("src/report/since.rs", "a person asks for the last hour"),
     ("src/cmd/report.rs", "a page tells when it was made"),
 ];

@@ -62,6 +62,8 @@ pub(super) struct Doors {
 pub(super) fn doors(policy: &Policy) -> Result<Doors, KeeperError> {
     let chosen = policy.catalogue().endpoints();
     let mut numbered = Catalogue::builtin().endpoints();
+    // The one that nearly all clouds share has the port that the policy names.
+    numbered.sort_by_key(|endpoint| *endpoint != Endpoint::new(Endpoint::SHARED, 80));
     let own: Vec<Endpoint> = chosen.iter().filter(|own| !numbered.contains(own)).copied().collect();
     numbered.extend(own);
     let mut host = ruleset::lead(&numbered, policy.settings().port);

@@ -218,7 +218,7 @@ fn connections_through_a_door_count() {
     assert!(first.wait_for(SETTINGS));
     let mut second = bed.person().connect(GRPC);
     second.send(PREFACE);
-    assert_eq!(second.end(), End::Reset);
+    assert!(matches!(second.end(), End::Closed | End::Reset));
     guard.event("of the limit", |event| event.text("imds_guard.reason") == "too-many-connections-of-uid");
     drop(first);
     wait::until_true("the first connection's place is free", std::time::Duration::from_secs(10), || {

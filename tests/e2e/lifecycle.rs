@@ -308,5 +308,5 @@ fn other_clouds_after_a_restart_refuse_no_source_port_that_was_used_before() {
     };
     let answered = ("HTTP/1.1 200\n".to_owned(), String::new());
     assert_eq!(asks("aws", "169.254.169.254", ROLE_PATH), answered);
-    assert_eq!(asks("scaleway", "169.254.42.42", "/conf"), answered);
+    assert_eq!(asks("scaleway", "169.254.42.42", "/user_data/key"), answered);
 }
