@@ -105,6 +105,15 @@ impl Policy {
         })
     }
 
+    /// Whether the caller may be one of the policy's agents, as far as its stamps tell.
+    #[must_use]
+    pub fn may_be_agent(&self, caller: &Caller) -> bool {
+        caller.stamps().is_some_and(|stamps| {
+            let mut agents = self.agent_index.candidates(stamps).filter_map(|id| self.agent(id));
+            agents.any(|agent| agent.fit(stamps, caller.origin, View::Hopeful).grants)
+        })
+    }
+
     /// Whether the caller is one of the policy's agents, whatever that one may have.
     #[must_use]
     pub fn is_agent(&self, caller: &Caller) -> bool {

@@ -149,13 +149,14 @@ async fn http(
     let enrolled = worker.roll.enrol(&wire);
     drop(arrival);
     let asked = Cell::new(false);
+    let is_agent = policy.may_be_agent(&connection.identity.caller());
     let service = {
         let (connection, asked) = (Rc::clone(&connection), &asked);
         service_fn(move |request| {
             asked.set(true);
             let connection = Rc::clone(&connection);
             async move {
-                connection.wait_for_its_turn(client).await;
+                connection.wait_for_its_turn(client, is_agent).await;
                 pipeline::answer(connection, request).await
             }
         })
@@ -188,9 +189,12 @@ async fn http(
 }
 
 impl Connection {
-    /// Holds the request back if its user asks faster than others should have to bear.
-    async fn wait_for_its_turn(&self, client: Client) {
+    /// Holds the request back if its user asks faster than others should have to bear. The policy's agents may.
+    async fn wait_for_its_turn(&self, client: Client, is_agent: bool) {
         let shared = &self.worker.shared;
+        if is_agent {
+            return shared.pace.note(client, Instant::now());
+        }
         let per_second = shared.policy.load().settings().limits.requests_per_uid;
         let wait = shared.pace.wait(client, per_second, Instant::now());
         if !wait.is_zero() {

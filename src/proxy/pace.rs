@@ -33,8 +33,13 @@ struct Book {
 }
 
 impl Pace {
-    /// How long this request has to wait for its turn, at a pace of so many a second. Root's never does: the agents that
-    /// a machine cannot do without run as root.
+    /// Notes a request that waits for nothing, so that others are not taken to be alone.
+    pub fn note(&self, client: Client, now: Instant) {
+        self.book().note(client, now);
+    }
+
+    /// How long this request has to wait for its turn, at a pace of so many a second. Root's never does: what a machine
+    /// cannot do without runs as root.
     pub fn wait(&self, client: Client, per_second: u32, now: Instant) -> Duration {
         let mut book = self.book();
         book.note(client, now);
