@@ -1,7 +1,7 @@
 //! Decoys: what a rule with `action = "decoy"` gives in place of a refusal, and to whom never.
 //!
 //! A canary's credentials open nothing and tell on whoever uses them. To a program that needs real ones they look like
-//! real ones that do not work, so they must never reach an agent: a [`Bait`] cannot be made without a [`Stranger`], and
+//! real ones that do not work, so they must never reach an agent: a [`Bait`] cannot be made without a `Stranger`, and
 //! only a look at every agent makes one of those.
 
 use std::collections::BTreeMap;
