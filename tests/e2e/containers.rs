@@ -331,7 +331,7 @@ fn a_connection_that_two_namespaces_know_is_nobodys() {
     let bridge = Bridge::new(&bed, "docker0");
     let container = Container::docker(&bed, &bridge, 2);
     let guard = bed.guard(&enforce().with(DOCKER));
-    let port = "45017";
+    let port = "25017";
     let from = |port: &str| container.root().curl(&["--local-port", port, &format!("{V4}{ROLE_PATH}")]);
     assert!(is_served(&from("45016")), "without a twin it is served");
 
@@ -388,14 +388,14 @@ fn a_host_s_socket_of_the_same_ends_is_not_the_container() {
     let address = &bridge.addresses(2)[0];
     // IP_FREEBIND lets anybody bind to an address that is not there (15 is its number).
     let bind = "import socket, sys, time\n\
-                s = socket.socket(); s.setsockopt(0, 15, 1); s.bind((sys.argv[1], 45018)); s.listen()\n\
+                s = socket.socket(); s.setsockopt(0, 15, 1); s.bind((sys.argv[1], 25018)); s.listen()\n\
                 print('listening.', flush=True); time.sleep(60)";
     let mut command = bed.agent().command(PYTHON);
     command.args(["-I", "-S", "-c", bind, address]).stdout(std::process::Stdio::piped());
     let mut listener = command.spawn().expect("python3 runs");
     let mut line = [0_u8; 10];
     std::io::Read::read_exact(listener.stdout.as_mut().unwrap(), &mut line).expect("it listens");
-    let answer = container.root().curl(&["--local-port", "45018", &format!("{V4}{ROLE_PATH}")]);
+    let answer = container.root().curl(&["--local-port", "25018", &format!("{V4}{ROLE_PATH}")]);
     assert!(is_refused(&answer), "{answer:?}");
     listener.kill().expect("it runs");
     listener.wait().expect("it ends");

@@ -286,7 +286,7 @@ const FROM_THE_SAME_PORT: &str = "
 import socket, sys
 with socket.socket() as connection:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    connection.bind(('0.0.0.0', 40321))
+    connection.bind(('0.0.0.0', 20321))
     connection.connect((sys.argv[1], 80))
     connection.sendall(b'GET ' + sys.argv[2].encode() + b' HTTP/1.1\\r\\nHost: ' + sys.argv[1].encode() + b'\\r\\n\\r\\n')
     print(connection.recv(8).decode())

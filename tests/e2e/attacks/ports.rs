@@ -42,7 +42,7 @@ fn two_endpoints_from_one_source_port_both_work() {
         let bed = Bed::new();
         let _guard = bed.guard(&policy);
         // Aliyun's endpoint and, where the cloud listens on it too, Scaleway's.
-        let told = attempt(&bed.agent(), &Attempt { port: 41_000, first: Some(("169.254.42.42", 80)) });
+        let told = attempt(&bed.agent(), &Attempt { port: 21_000, first: Some(("169.254.42.42", 80)) });
         assert!(!told.contains("first:"), "the first connection failed: {told}");
         assert!(told.contains(SECRET_MARK), "the second connection failed: {told}");
     }
@@ -71,14 +71,14 @@ fn a_rewritten_source_port_is_reset() {
     for policy in [Policy::enforce(), Policy::audit()] {
         let bed = Bed::new();
         let guard = bed.guard(&policy);
-        let untouched = attempt(&bed.agent(), &Attempt { port: 41_001, first: None });
+        let untouched = attempt(&bed.agent(), &Attempt { port: 21_001, first: None });
         assert!(untouched.contains(SECRET_MARK), "{untouched}");
         let rule = "add table ip rewrite; \
                     add chain ip rewrite post { type nat hook postrouting priority 100; }; \
-                    add rule ip rewrite post ip daddr 10.99.0.2 tcp sport 41002 snat to 10.99.0.2:42002";
+                    add rule ip rewrite post ip daddr 10.99.0.2 tcp sport 21002 snat to 10.99.0.2:22002";
         assert!(bed.nft(&[rule]).0);
         for caller in [bed.agent(), bed.person()] {
-            let told = attempt(&caller, &Attempt { port: 41_002, first: None });
+            let told = attempt(&caller, &Attempt { port: 21_002, first: None });
             assert!(told.contains("error:"), "it was served under another's port: {told}");
         }
         assert_eq!(bed.reached(ROLE_PATH).len(), 1, "only the request whose port was its own");
@@ -95,7 +95,7 @@ fn connecting_to_a_listener_does_not_poison_the_source_port() {
         let guard = bed.guard(&policy);
         let mut tried = 0;
         for (number, listener) in (0_u16..).zip(guard.listening_ports()) {
-            let port = 41_100 + number;
+            let port = 21_100 + number;
             attempt(&bed.person(), &Attempt { port, first: Some((VM[0], listener)) });
             let told = attempt(&bed.agent(), &Attempt { port, first: None });
             assert!(told.contains(SECRET_MARK), "listener {listener}: {told}");

@@ -56,7 +56,7 @@ fn a_twin_of_the_same_ends_does_not_lend_its_identity() {
     stage.enforce();
     let bed = &stage.bed;
     guard::send(stage.guard.proxy(), Signal::SIGSTOP);
-    let (ends, port) = (scratch(PERSON_UID), "41012");
+    let (ends, port) = (scratch(PERSON_UID), "21012");
     let mut asks = start(&stranger(bed), "twin_bound_to_the_interface", &ends, &[port]);
     let mut asks = asks.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_a_line(&mut asks);
@@ -160,7 +160,7 @@ fn a_connection_that_was_reset_does_not_become_the_next_one_from_its_port() {
     let bed = &stage.bed;
     guard::send(stage.guard.proxy(), Signal::SIGSTOP);
     play(&stranger(bed), "ask_and_reset", &["41010"]).expect("it needs nothing special");
-    let mut agent = pinned(bed).connect_as(METADATA, Kind::From(41_010));
+    let mut agent = pinned(bed).connect_as(METADATA, Kind::From(21_010));
     guard::send(stage.guard.proxy(), Signal::SIGCONT);
     agent.get("/latest/meta-data/instance-id", &[]);
     assert_eq!(agent.answer().map(|answer| answer.status), Some(200));
