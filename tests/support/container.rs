@@ -4,11 +4,13 @@
 use std::fs;
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::bed::Bed;
 use super::caller::Caller;
 use super::cgroup::{Cgroup, SystemUnit};
 use super::netns::{Namespace, unique};
+use super::wait;
 
 /// A bridge of the vm, with the subnet of its containers.
 pub struct Bridge {
@@ -41,12 +43,10 @@ impl Bridge {
     /// A subnet that no other test has: the guard looks into every namespace of the machine.
     fn of_this_name(name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let (process, number) = (std::process::id() % 200 + 20, NEXT.fetch_add(1, Ordering::Relaxed) % 250);
-        Self {
-            name: name.to_owned(),
-            v4: format!("10.{process}.{number}"),
-            v6: format!("fd17:{process:x}:{number:x}"),
-        }
+        let (process, number) = (std::process::id() % 1200, NEXT.fetch_add(1, Ordering::Relaxed) % 40);
+        let subnet = process * 40 + number;
+        let (high, low) = (subnet / 250 + 20, subnet % 250);
+        Self { name: name.to_owned(), v4: format!("10.{high}.{low}"), v6: format!("fd17:{high:x}:{low:x}") }
     }
 
     /// The address of a container of this number, of both IP versions.
@@ -109,7 +109,13 @@ impl Container {
             namespace.name(),
             bridge.name
         ));
-        Self::inside(namespace, bridge, number, scope, id)
+        let container = Self::inside(namespace, bridge, number, scope, id);
+        // A bridge forwards nothing of a new port until the kernel has got round to noticing that it is up.
+        wait::until_true("the bridge forwards", Duration::from_secs(30), || {
+            let shown = bed.network.vm.command("bridge").args(["link", "show", "dev", &port]).output();
+            String::from_utf8_lossy(&shown.expect("bridge runs").stdout).contains("state forwarding")
+        });
+        container
     }
 
     /// One of Docker's at the far end of a cable, which has an address of its own in the vm.

@@ -50,8 +50,9 @@ def again(trick, *arguments):
     return ["-I", "-S", "-c", CODE, trick, *map(str, arguments)]
 
 
-def request(path=ROLE):
-    return "GET {} HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n".format(path).encode()
+def request(path=ROLE, *headers):
+    lines = ["GET {} HTTP/1.1".format(path), "Host: 169.254.169.254", *headers, "", ""]
+    return "\r\n".join(lines).encode()
 
 
 def connect(port=None):
@@ -532,10 +533,10 @@ def keep_alive_across_exec(scratch, program):
     os.execv(program, [program, *again("ask_through", scratch, sock.fileno())])
 
 
-def become_another_under_way(scratch, program):
+def become_another_under_way(scratch, program, path=ROLE, *headers):
     """The same, while the service is still busy with the request for the secret."""
     sock = connect()
-    sock.sendall(request())
+    sock.sendall(request(path, *headers))
     os.read(0, 1)  # the service has it
     sock.set_inheritable(True)
     os.execv(program, [program, *again("read_through", scratch, sock.fileno())])

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use super::{BOUND_UID, Stage, fools_nobody, insider, pinned, play, scratch, start, stranger};
-use crate::support::bed::{PERSON_UID, ROLE_PATH};
+use super::{BOUND_UID, BOUND_UNIT, Stage, fools_nobody, insider, pinned, play, scratch, start, stranger};
+use crate::support::bed::{Bed, PERSON_UID, ROLE_PATH};
 use crate::support::caller::Caller;
 use crate::support::connection::Connection;
+use crate::support::policy::Policy;
 use crate::support::simulator::{Fault, SECRET_MARK};
 use crate::support::wait;
 
@@ -91,6 +92,38 @@ fn a_kept_connection_does_not_stay_the_agents_when_its_program_changes() {
     assert!(told.contains(SECRET_MARK), "{told}");
 }
 
+/// What the bound agent is told that becomes another program while the service has its request, the so manieth.
+fn becomes_another_under_way(bed: &Bed, program: &str, asked: &[&str], requests: usize) -> String {
+    let scratch = scratch(BOUND_UID);
+    let arguments = [&[program], asked].concat();
+    let mut command = start(&insider(bed), "become_another_under_way", &scratch, &arguments);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    wait::until_true("the service has the request", Duration::from_secs(9), || {
+        bed.reached(asked[0].split('?').next().unwrap()).len() == requests
+    });
+    child.stdin.take().unwrap().write_all(b"!").unwrap();
+    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+}
+
+#[test]
+#[ignore = "needs root: make test runs it"]
+fn an_agent_that_becomes_another_while_a_document_is_taken_apart_gets_no_part_of_it() {
+    let (python, place) = genuine_and_other();
+    let bed = Bed::new();
+    let reader = format!("exe = \"{python}\"\nallow = [\"user-data\"]");
+    let reader =
+        format!("[[agent]]\nname = \"reader\"\nunit = \"{BOUND_UNIT}\"\nuser = {BOUND_UID}\n{reader}");
+    let _guard = bed.guard(&Policy::enforce().key("aggregate = \"redact\"").with(&reader));
+    bed.cloud.set_fault(Fault::Slow(Duration::from_secs(2)));
+    let asked = ["/computeMetadata/v1/?recursive=true&alt=json", "Metadata-Flavor: Google"];
+    // As itself it is given the tree with the user data, without the rest that it lacks.
+    let told = becomes_another_under_way(&bed, &python, &asked, 1);
+    assert!(told.contains(SECRET_MARK) && told.contains("-part-"), "{told}");
+    let told = becomes_another_under_way(&bed, &other(place.path()), &asked, 2);
+    assert!(!told.contains(SECRET_MARK), "the part was released to another program: {told}");
+    assert!(told.contains("the caller changed"), "{told}");
+}
+
 #[test]
 #[ignore = "needs root: make test runs it"]
 fn an_agent_that_becomes_another_while_its_request_is_under_way_gets_no_answer() {
@@ -98,16 +131,7 @@ fn an_agent_that_becomes_another_while_its_request_is_under_way_gets_no_answer()
     let other = other(place.path());
     let stage = Stage::with_exe(&python);
     stage.bed.cloud.set_fault(Fault::Slow(Duration::from_secs(2)));
-    let becomes_another = |requests: usize| {
-        let scratch = scratch(BOUND_UID);
-        let mut command = start(&insider(&stage.bed), "become_another_under_way", &scratch, &[&other]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        wait::until_true("the service has the request", Duration::from_secs(9), || {
-            stage.bed.reached(ROLE_PATH).len() == requests
-        });
-        child.stdin.take().unwrap().write_all(b"!").unwrap();
-        String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
-    };
+    let becomes_another = |requests| becomes_another_under_way(&stage.bed, &other, &[ROLE_PATH], requests);
     let told = becomes_another(1);
     assert!(told.contains(SECRET_MARK), "audit mode only tells: {told}");
     stage.guard.event("of what enforce mode would have held back", |event| {
