@@ -23,9 +23,9 @@ left_out() {
 
 ok() { printf 'ok    %s\n' "$*"; }
 
-# The first block of a language below a heading of the page.
+# The first block of a language below a heading of the page; a fence may say more than its language.
 block() {
-    awk -v heading="## $1" -v fence="\`\`\`$2" '$0 == heading { here = 1 } here && $0 == fence { inside = 1; next }
+    awk -v heading="## $1" -v fence="\`\`\`$2" '$0 == heading { here = 1 } here && ($0 == fence || index($0, fence " ") == 1) { inside = 1; next }
         inside && $0 == "```" { exit } inside' docs/image.md
 }
 
